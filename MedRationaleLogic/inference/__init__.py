@@ -1,0 +1,1 @@
+"""The road from a :class:`~MedRationaleLogic.imaging.study.Study` to an :class:`~.explanation.Explanation`."""

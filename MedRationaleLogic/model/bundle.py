@@ -1,0 +1,286 @@
+"""A bundle: weights (safetensors) and a manifest that says what they are and what they were measured to do.
+
+Layout: ``<name>-<version>/manifest.json`` and ``weights.safetensors``. Nothing is unpickled. Bundles are looked for in
+the folders of ``MEDRATIONALE_BUNDLES`` (separated as ``PATH`` is), then in the user's folder, then in
+``Resources/Models``; the first of a name wins, so that a user's own training can replace what is shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+from MedRationaleLogic.resources import resource_path
+
+if TYPE_CHECKING:
+    from MedRationaleLogic.model.network import RationaleNet
+
+FORMAT: Final = 1
+WEIGHTS: Final = "weights.safetensors"
+MANIFEST: Final = "manifest.json"
+DEFAULT: Final = "medrationale-bpmri"
+#: Largest archive member that ``install`` unpacks; a bundle is far smaller.
+MAX_BYTES: Final = 512 * 2**20
+
+
+class BundleError(ValueError):
+    """A bundle that is not what it says; the text names the bundle, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        name, version: of the bundle.
+        sha256: of its weights file.
+        network: arguments of :class:`MedRationaleLogic.model.network.NetworkSpec`.
+        lexicon_version: the lexicon it was trained with.
+        thresholds: ``lesion_peak`` (smallest peak lesion probability of a candidate), ``suspicion`` (from which a
+            candidate is reported), ``evidence`` (below which a map is shown transparent), ``min_volume_ml``.
+        calibration: attribute id -> temperature that its logits are divided by.
+        training: data, seeds, commands, label provenance.
+        results: what was measured, with n.
+        licence: of the weights.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    network: Mapping[str, Any]
+    lexicon_version: str
+    thresholds: Mapping[str, float]
+    calibration: Mapping[str, float]
+    training: Mapping[str, Any]
+    results: Mapping[str, Any]
+    licence: str
+    format: int = FORMAT
+    notice: str = "Research use only. Not a medical device."
+
+    def to_json(self) -> str:
+        """As the manifest file holds it."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+_NEEDED = [f for f in Manifest.__dataclass_fields__ if f not in ("format", "notice")]
+THRESHOLDS = ("lesion_peak", "suspicion", "evidence", "min_volume_ml")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Name and version, for a person."""
+        return f"{self.manifest.name} {self.manifest.version}"
+
+    def network(self) -> RationaleNet:
+        """The network with its weights, float32, in evaluation mode; built once.
+
+        Raises:
+            BundleError: weights and network arguments do not fit.
+        """
+        if "net" not in self._cache:
+            from safetensors.torch import load_file
+
+            from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
+
+            try:
+                net = RationaleNet(NetworkSpec.from_dict(self.manifest.network))
+                net.load_state_dict({k: v.float() for k, v in load_file(str(self.path / WEIGHTS)).items()})
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise BundleError(
+                    f"bundle {self.label}: weights do not fit the network it describes: {error}"
+                ) from error
+            net.requires_grad_(False)
+            self._cache["net"] = net.eval()
+        return self._cache["net"]  # type: ignore[no-any-return]
+
+
+def read(path: Path, *, verify: bool = True) -> Bundle:
+    """Read and check a bundle folder.
+
+    Args:
+        path: the folder.
+        verify: compare the weights' SHA-256 with the manifest's.
+
+    Raises:
+        BundleError: a file is missing or unreadable, a key is missing, the format is newer, the hash or the lexicon
+            is another one.
+    """
+    from MedRationaleLogic.pirads import lexicon
+
+    try:
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path.name} is not a bundle: it has no {MANIFEST}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(
+            f"{path.name}: {MANIFEST} cannot be read as JSON ({error}); install the bundle again"
+        ) from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{path.name}: {MANIFEST} must hold one JSON object")
+    missing = [key for key in _NEEDED if key not in data]
+    missing += [f"thresholds.{key}" for key in THRESHOLDS if key not in (data.get("thresholds") or {})]
+    if missing:
+        raise BundleError(f"{path.name}: {MANIFEST} lacks {', '.join(missing)}")
+    if data.get("format", FORMAT) != FORMAT:
+        raise BundleError(
+            f"{path.name}: format {data['format']}, this MedRationale reads {FORMAT}; update MedRationale or take an older bundle"
+        )
+    manifest = Manifest(**{k: v for k, v in data.items() if k in Manifest.__dataclass_fields__})
+    known = lexicon.load()
+    layout = [(a["id"], tuple(a["values"])) for a in manifest.network.get("attributes", ())]
+    if manifest.lexicon_version != known.version or layout != [(a.id, a.value_ids) for a in known.attributes]:
+        raise BundleError(
+            f"{path.name}: made for lexicon {manifest.lexicon_version}, this MedRationale has {known.version}; "
+            "take the bundle of this version"
+        )
+    weights = path / WEIGHTS
+    if not weights.is_file():
+        raise BundleError(f"{path.name}: {WEIGHTS} is missing; install the bundle again")
+    if verify and (found := file_sha256(weights)) != manifest.sha256:
+        raise BundleError(
+            f"{path.name}: {WEIGHTS} has SHA-256 {found[:12]}..., the manifest says {manifest.sha256[:12]}...; "
+            "the file is damaged or was exchanged: install the bundle again"
+        )
+    return Bundle(path, manifest)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_folder() -> Path:
+    """Where ``install`` puts bundles: ``~/.medrationale/bundles``, or ``MEDRATIONALE_HOME``/bundles."""
+    home = os.environ.get("MEDRATIONALE_HOME")
+    return (Path(home) if home else Path.home() / ".medrationale") / "bundles"
+
+
+def folders() -> list[Path]:
+    """Where bundles are looked for, first match wins."""
+    listed = [Path(p) for p in os.environ.get("MEDRATIONALE_BUNDLES", "").split(os.pathsep) if p]
+    return [*listed, user_folder(), resource_path("Models")]
+
+
+def available() -> Iterator[Path]:
+    """Folders that hold a manifest, in the order of :func:`folders`; a folder may itself be a bundle."""
+    for folder in folders():
+        if (folder / MANIFEST).is_file():
+            yield folder
+        elif folder.is_dir():
+            yield from sorted(p for p in folder.iterdir() if (p / MANIFEST).is_file())
+
+
+def find(name: str | None = None) -> Bundle:
+    """The bundle of this name (``name`` or ``name-version``), or the default one.
+
+    Raises:
+        BundleError: there is none, or the one found is refused.
+    """
+    wanted = name or DEFAULT
+    if name and (Path(name) / MANIFEST).is_file():
+        return read(Path(name))
+    seen = []
+    for path in available():
+        seen.append(path.name)
+        stem = path.name.rpartition("-")[0]
+        if wanted in (path.name, stem):
+            return read(path)
+    raise BundleError(f"no bundle named {wanted}; found: {', '.join(seen) or 'none'}. See 'medrationale bundle list'")
+
+
+def install(archive: Path, *, sha256: str | None = None) -> Bundle:
+    """Unpack a bundle (.zip, or a bundle folder) into the user's folder, checked before it is seen.
+
+    Raises:
+        BundleError: not a bundle, a path leaves the archive, a member is too large, a hash differs.
+    """
+    if not archive.exists():
+        raise BundleError(f"{archive}: no such file; expected a bundle .zip or a bundle folder")
+    if sha256 and archive.is_file() and (found := file_sha256(archive)) != sha256.lower():
+        raise BundleError(f"{archive.name}: SHA-256 is {found}, expected {sha256}; download it again")
+    target = user_folder()
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".install-") as scratch:
+        place = Path(scratch) / "bundle"
+        if archive.is_dir():
+            place.mkdir()
+            for name in (MANIFEST, WEIGHTS):
+                if (archive / name).is_file():
+                    shutil.copyfile(archive / name, place / name)
+        else:
+            _unzip(archive, place)
+        bundle = read(place)
+        final = target / f"{bundle.manifest.name}-{bundle.manifest.version}"
+        if any(c in final.name for c in '/\\:*?"<>|') or final.name.startswith("."):
+            raise BundleError(f"{archive.name}: {final.name!r} cannot be a folder's name")
+        if final.exists():
+            shutil.rmtree(final)
+        place.rename(final)
+    return read(final, verify=False)
+
+
+def _unzip(archive: Path, place: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = {PurePosixPath(i.filename).name: i for i in file.infolist() if not i.is_dir()}
+            place.mkdir()
+            for name in (MANIFEST, WEIGHTS):
+                if name not in members:
+                    raise BundleError(f"{archive.name} is not a bundle: it has no {name}")
+                # only these two names are ever written, so no path inside the archive can lead anywhere else
+                if members[name].file_size > MAX_BYTES:
+                    raise BundleError(f"{archive.name}: {name} would unpack to more than {MAX_BYTES // 2**20} MB")
+                with file.open(members[name]) as source, (place / name).open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 2**20)
+    except zipfile.BadZipFile as error:
+        raise BundleError(f"{archive.name} is not a zip archive or is truncated: {error}") from error
+
+
+def remove(name: str) -> Path:
+    """Delete an installed bundle from the user's folder (never a shipped one); returns the folder that was removed.
+
+    Raises:
+        BundleError: none of that name is installed there.
+    """
+    for path in sorted(user_folder().glob("*")):
+        if (path / MANIFEST).is_file() and name in (path.name, path.name.rpartition("-")[0]):
+            shutil.rmtree(path)
+            return path
+    raise BundleError(f"no installed bundle named {name} in the user's folder; shipped bundles are not removed")
+
+
+def save(net: RationaleNet, folder: Path, manifest: Manifest) -> Bundle:
+    """Write a bundle folder (fp16 weights), beside first, then renamed; the manifest's hash is filled in."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as scratch:
+        place = Path(scratch) / "bundle"
+        place.mkdir()
+        weights = {k: v.detach().to(torch.float16).contiguous() for k, v in net.state_dict().items()}
+        save_file(weights, str(place / WEIGHTS), metadata={"name": manifest.name, "version": manifest.version})
+        os.chmod(place / WEIGHTS, 0o644)
+        filled = Manifest(**{**asdict(manifest), "sha256": file_sha256(place / WEIGHTS)})
+        (place / MANIFEST).write_text(filled.to_json(), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        place.rename(folder)
+    return read(folder)

@@ -1,0 +1,338 @@
+"""The three-stem network: one dense encoder-decoder a sequence, a fused trunk for masks, a space of concepts.
+
+Data's road::
+
+    t2w (1, 24, 112, 112) -> stem -> features ----------------\\
+    adc (1, 24,  64,  64) -> stem -> features -> to T2W's grid - trunk -> zones, lesion, residual
+    hbv (1, 24,  64,  64) -> stem -> features -> to T2W's grid -/
+                                |-> voxel embedding (3 extent classes x d), attention (3)
+    phrases (values x paraphrases x 384) -> projection -> value embeddings (values, d)
+
+A concept of a sequence reads that sequence's stem only, so its evidence cannot depend on another sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from monai.networks.nets import DynUNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from MedRationaleLogic.model.grids import FINE, SEQUENCES
+from MedRationaleLogic.model.pooling import EXTENTS, attend
+
+TEXT_DIM = 384
+
+
+@dataclass(frozen=True)
+class AttributeSpec:
+    """What the network must know of one attribute: its values in order, whose stem reads it, where it looks."""
+
+    id: str
+    sequence: str
+    extent: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Arguments that rebuild the network; stored in a bundle's manifest.
+
+    Attributes:
+        attributes: the concept space, in the order of every value tensor.
+        t2w_filters, diffusion_filters, coarse_filters: channels per resolution level.
+        features: channels that a stem hands to the trunk.
+        embedding: size d of the concept space.
+        trunk: channels of the fused trunk.
+        paraphrases: phrases per value.
+        residual_limit: largest absolute contribution of the trunk's residual to a suspicion's logit.
+    """
+
+    attributes: tuple[AttributeSpec, ...]
+    t2w_filters: tuple[int, ...] = (12, 24, 48, 96, 128)
+    diffusion_filters: tuple[int, ...] = (16, 32, 64, 96)
+    coarse_filters: tuple[int, ...] = (12, 24, 48, 64)
+    features: int = 24
+    embedding: int = 24
+    trunk: int = 16
+    paraphrases: int = 10
+    residual_limit: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NetworkSpec:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            KeyError, TypeError: a field is missing or unknown.
+        """
+        fields = dict(data)
+        fields["attributes"] = tuple(
+            AttributeSpec(a["id"], a["sequence"], a["extent"], tuple(a["values"])) for a in fields["attributes"]
+        )
+        for name in ("t2w_filters", "diffusion_filters", "coarse_filters"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def spec_from_lexicon(**changes: Any) -> NetworkSpec:
+    """The default network over the lexicon's attributes."""
+    from MedRationaleLogic.pirads import lexicon
+
+    attributes = tuple(AttributeSpec(a.id, a.sequence, a.extent, a.value_ids) for a in lexicon.load().attributes)
+    return NetworkSpec(attributes, **changes)
+
+
+def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int) -> DynUNet:
+    """An nnU-Net-shaped U-Net; the first ``flat`` halvings are in plane only, for slices thicker than pixels."""
+    levels = len(filters)
+    strides = [[1, 1, 1], *([1, 2, 2] if i < flat else [2, 2, 2] for i in range(levels - 1))]
+    kernels = [[1, 3, 3] if i < flat else [3, 3, 3] for i in range(levels)]
+    return DynUNet(
+        3, inputs, outputs, kernels, strides, strides[1:], filters=list(filters), norm_name=("INSTANCE", {"affine": True}),
+        act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+    )  # fmt: skip
+
+
+class Stem(nn.Module):
+    """One sequence's encoder-decoder: features for the trunk, embeddings and attention for its own concepts."""
+
+    def __init__(self, spec: NetworkSpec, filters: Sequence[int], flat: int) -> None:
+        super().__init__()
+        self.body = _unet(1, spec.features, filters, flat)
+        self.embed = nn.Conv3d(spec.features, len(EXTENTS) * spec.embedding, 1)
+        self.attention = nn.Conv3d(spec.features, len(EXTENTS), 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(n, 1, z, y, x) to features (n, c, z, y, x)."""
+        return F.leaky_relu(self.body(image), 0.01)
+
+
+class Trunk(nn.Module):
+    """Fuses the stems' features into masks. An absent sequence adds nothing but its learned absence."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        c = spec.trunk
+        # a 1x1x1 convolution over the concatenation, split by sequence: each runs on its own, smaller grid
+        self.enter = nn.ModuleDict({s: nn.Conv3d(spec.features, c, 1, bias=False) for s in SEQUENCES})
+        self.presence = nn.Linear(len(SEQUENCES), c)
+        self.mix = nn.Sequential(
+            nn.Conv3d(c, c, 3, padding=1, bias=False), nn.InstanceNorm3d(c, affine=True), nn.LeakyReLU(0.01),
+            nn.Conv3d(c, c, 3, padding=1, bias=False), nn.InstanceNorm3d(c, affine=True), nn.LeakyReLU(0.01),
+        )  # fmt: skip
+        self.zones = nn.Conv3d(c, 3, 1)
+        self.lesion = nn.Conv3d(c, 1, 1)
+        self.residual = nn.Conv3d(c, 1, 1)
+
+    def forward(self, features: Mapping[str, Tensor | None], thetas: Mapping[str, Tensor],
+                presence: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Masks on the fine grid.
+
+        Args:
+            features: by sequence, (n, c, z, y, x) on the stem's own grid, or None.
+            thetas: by sequence, (n, 3, 4) affine from the fine grid's normalised (x, y, z) to the stem's; left out for
+                a sequence whose stem grid *is* the fine grid.
+            presence: (n, 3) of 0 and 1 in the order of ``SEQUENCES``.
+
+        Returns:
+            Logits: zones (n, 3, z, y, x), lesion (n, 1, z, y, x), residual (n, 1, z, y, x).
+        """
+        n = presence.shape[0]
+        x: Tensor = self.presence(presence)[:, :, None, None, None]
+        for i, sequence in enumerate(SEQUENCES):
+            f = features.get(sequence)
+            if f is None:
+                continue
+            part = self.enter[sequence](f)
+            if sequence in thetas:
+                grid = F.affine_grid(thetas[sequence].float(), [n, 1, *FINE.shape], align_corners=True)
+                part = F.grid_sample(part.float(), grid, align_corners=True, padding_mode="zeros").to(f.dtype)
+            x = x + part * presence[:, i].to(part.dtype).reshape(n, 1, 1, 1, 1)
+        x = x.expand(-1, -1, *FINE.shape)
+        x = F.leaky_relu(x + self.mix(x), 0.01)
+        return self.zones(x), self.lesion(x), self.residual(x)
+
+
+#: What raises suspicion, as sums of value probabilities: (sequence, name, {attribute: values}). Monotone by sign.
+SUSPICION_TERMS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("t2w", "focal on T2W", "t2.pattern", ("focal",)),
+    ("t2w", "moderate hypointense on T2W", "t2.signal", ("moderate_hypo",)),
+    ("t2w", "homogeneous on T2W", "t2.texture", ("homogeneous",)),
+    ("t2w", "circumscribed", "t2.margin", ("circumscribed",)),
+    (
+        "t2w",
+        "non-circumscribed, indistinct or spiculated",
+        "t2.margin",
+        ("non_circumscribed", "indistinct", "spiculated"),
+    ),
+    ("t2w", "lenticular or drop-shaped", "t2.shape", ("lenticular", "drop")),
+    ("t2w", "no capsule", "t2.capsule", ("none",)),
+    ("adc", "focal on ADC", "adc.pattern", ("focal",)),
+    ("adc", "altered on ADC", "adc.signal", ("altered", "marked")),
+    ("adc", "marked on ADC", "adc.signal", ("marked",)),
+    ("hbv", "focal on high-b", "hbv.pattern", ("focal",)),
+    ("hbv", "altered on high-b", "hbv.signal", ("altered", "marked")),
+    ("hbv", "marked on high-b", "hbv.signal", ("marked",)),
+)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A candidate's suspicion and what it is made of; the parts add up to the logit.
+
+    Attributes:
+        logit: sum of bias, terms and residual.
+        terms: (name, contribution >= 0) of the readings.
+        residual: the trunk's bounded contribution, of either sign.
+        residual_share: |residual| over (sum of terms + |residual|).
+    """
+
+    logit: Tensor
+    terms: tuple[tuple[str, Tensor], ...]
+    residual: Tensor
+    residual_share: Tensor
+
+
+class RationaleNet(nn.Module):
+    """See the module's text. All forward methods take and give (n, c, z, y, x)."""
+
+    phrases: Tensor
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.stems = nn.ModuleDict(
+            {
+                "t2w": Stem(spec, spec.t2w_filters, flat=2),
+                "adc": Stem(spec, spec.diffusion_filters, flat=1),
+                "hbv": Stem(spec, spec.diffusion_filters, flat=1),
+            }
+        )
+        self.trunk = Trunk(spec)
+        self.localizer = _unet(1 + len(SEQUENCES), 1, spec.coarse_filters, flat=1)
+        count = sum(len(a.values) for a in spec.attributes)
+        self.register_buffer("phrases", torch.zeros(count, spec.paraphrases, TEXT_DIM))
+        self.project = nn.Linear(TEXT_DIM, spec.embedding, bias=False)
+        self.scale = nn.Parameter(torch.full((len(spec.attributes),), 2.0))
+        self.shift = nn.Parameter(torch.zeros(count))
+        self.suspicion_weight = nn.Parameter(torch.zeros(2, len(SUSPICION_TERMS)))
+        self.suspicion_bias = nn.Parameter(torch.full((2, 2 ** len(SEQUENCES)), -4.0))
+
+    def slices(self) -> dict[str, slice]:
+        """Where each attribute's values lie in a value tensor."""
+        out, start = {}, 0
+        for attribute in self.spec.attributes:
+            out[attribute.id] = slice(start, start + len(attribute.values))
+            start += len(attribute.values)
+        return out
+
+    def value_embeddings(self, paraphrase: int | None = None) -> Tensor:
+        """Unit embeddings (values, d): of one paraphrase, or of their mean.
+
+        The encoder's text vectors of contradictory phrases lie close together; what a whole attribute shares is taken
+        off before the learned projection, so that only what tells its values apart is left.
+        """
+        raw = self.phrases.mean(1) if paraphrase is None else self.phrases[:, paraphrase]
+        parts = []
+        for where in self.slices().values():
+            centered = raw[where] - self.phrases[where].mean((0, 1))
+            parts.append(F.normalize(centered, dim=-1))
+        return F.normalize(self.project(torch.cat(parts)), dim=-1)
+
+    def embed(self, sequence: str, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (3, d, k) and attention logits (3, k) of k voxels of one study, from features (c, k) of its stem."""
+        stem = self.stems[sequence]
+        assert isinstance(stem, Stem)
+        x = features.float().T
+        v = F.linear(x, stem.embed.weight.flatten(1).float(), stem.embed.bias)
+        a = F.linear(x, stem.attention.weight.flatten(1).float(), stem.attention.bias)
+        return v.T.reshape(len(EXTENTS), self.spec.embedding, -1), a.T
+
+    def evidence(self, sequence: str, embedding: Tensor, values: Tensor) -> dict[str, Tensor]:
+        """Evidence sigmoid(s cos(v(x), t) + b) of every value of a sequence's attributes.
+
+        Args:
+            sequence: whose stem made ``embedding``.
+            embedding: (3, d, k) of k voxels.
+            values: (values, d) from :meth:`value_embeddings`.
+
+        Returns:
+            attribute id -> (values of the attribute, k) in 0..1.
+        """
+        return {k: torch.sigmoid(x) for k, x in self.evidence_logits(sequence, embedding, values).items()}
+
+    def evidence_logits(self, sequence: str, embedding: Tensor, values: Tensor) -> dict[str, Tensor]:
+        """:meth:`evidence` before the sigmoid."""
+        out = {}
+        slices = self.slices()
+        unit = F.normalize(embedding, dim=1)
+        for i, attribute in enumerate(self.spec.attributes):
+            if attribute.sequence == sequence:
+                where = slices[attribute.id]
+                cosine = values[where].float() @ unit[EXTENTS.index(attribute.extent)]
+                out[attribute.id] = self.scale[i].exp() * cosine + self.shift[where][:, None]
+        return out
+
+    def read(
+        self, sequence: str, embedding: Tensor, attention: Tensor, support: Mapping[str, Tensor], values: Tensor
+    ) -> dict[str, Tensor]:
+        """Logits of one region's attributes (softmax over them gives the reading, before calibration).
+
+        Args:
+            embedding, attention: (3, d, k) and (3, k) of k voxels.
+            support: extent class -> which of these k voxels, after
+                :func:`MedRationaleLogic.model.pooling.supports` on this stem's grid.
+            values: (values, d).
+
+        Returns:
+            attribute id -> (values of the attribute,) logits.
+        """
+        pooled = {e: attend(embedding[i], attention[i], support[e]) for i, e in enumerate(EXTENTS) if len(support[e])}
+        slices = self.slices()
+        out = {}
+        for i, attribute in enumerate(self.spec.attributes):
+            if attribute.sequence == sequence and attribute.extent in pooled:
+                where = slices[attribute.id]
+                cosine = values[where].float() @ pooled[attribute.extent]
+                out[attribute.id] = self.scale[i].exp() * cosine + self.shift[where]
+        return out
+
+    def locate(self, sequence: str, image: Tensor) -> Tensor:
+        """Gland logits (n, 1, z, y, x) on the coarse grid from one sequence alone."""
+        planes = torch.zeros((image.shape[0], len(SEQUENCES), *image.shape[2:]), dtype=image.dtype, device=image.device)
+        planes[:, SEQUENCES.index(sequence)] = 1
+        return self.localizer(torch.cat([image, planes], 1))
+
+    def suspicion(
+        self, zone: str, readings: Mapping[str, Tensor], residual: Tensor, presence: Sequence[bool]
+    ) -> Suspicion:
+        """Monotone function of the readings plus a bounded residual.
+
+        Args:
+            zone: "PZ" or "TZ".
+            readings: attribute id -> calibrated probabilities (values,); absent sequences are absent.
+            residual: () the trunk's pooled residual logit.
+            presence: of t2w, adc, hbv.
+        """
+        z = 0 if zone == "PZ" else 1
+        weights = F.softplus(self.suspicion_weight[z])
+        index = {a.id: a.values for a in self.spec.attributes}
+        terms = []
+        for k, (_, name, attribute, accepted) in enumerate(SUSPICION_TERMS):
+            if attribute in readings:
+                p = readings[attribute]
+                mass = p[[index[attribute].index(v) for v in accepted]].sum()
+                terms.append((name, weights[k] * mass))
+        state = sum(2**i for i, present in enumerate(presence) if present)
+        bounded = self.spec.residual_limit * torch.tanh(residual)
+        total = torch.stack([t for _, t in terms]).sum() if terms else residual.new_zeros(())
+        logit = self.suspicion_bias[z, state] + total + bounded
+        return Suspicion(logit, tuple(terms), bounded, bounded.abs() / (total + bounded.abs() + 1e-9))

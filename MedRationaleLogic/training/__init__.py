@@ -1,0 +1,1 @@
+"""Training: data, losses and the Lightning module. Needs the ``train`` extra; nothing at run time imports it."""

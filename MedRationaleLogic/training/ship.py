@@ -1,0 +1,219 @@
+"""From a checkpoint to a bundle: calibration and thresholds on simulated validation studies, never on test cases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from MedRationaleLogic.inference import lesions
+from MedRationaleLogic.model import bundle
+from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
+from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
+from MedRationaleLogic.model.pooling import gather, supports
+from MedRationaleLogic.pirads import lexicon
+from MedRationaleLogic.simulation.labels import LabelBank
+from MedRationaleLogic.training.data import IGNORE, ROWS, SimulatedSet
+from MedRationaleLogic.training.module import RationaleTask, dice
+from MedRationaleLogic.training.run import HELD_OUT
+
+VALIDATION_SEED = 9001
+LICENCE = (
+    "CC BY-NC 4.0: trained on label maps and images of PI-CAI (CC BY-NC 4.0), PROSTATEx and PROSTATE-DIAGNOSIS "
+    "(CC BY 3.0). Non-commercial research only."
+)
+
+
+def load_network(checkpoint: Path) -> RationaleNet:
+    """The network of a training checkpoint, in evaluation mode."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    task = RationaleTask(state["hyper_parameters"]["spec"])
+    task.load_state_dict(state["state_dict"])
+    return task.net.eval()
+
+
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """Temperature (0.25 to 8) that minimises the negative log-likelihood; logits (n, values), labels (n,)."""
+    grid = torch.exp(torch.linspace(np.log(0.25), np.log(8.0), 61))
+    losses = torch.stack([F.cross_entropy(logits / t, labels) for t in grid])
+    return round(float(grid[int(losses.argmin())]), 4)
+
+
+def expected_calibration_error(p: Tensor, labels: Tensor, bins: int = 10) -> float:
+    """ECE of the top answer, equal-width bins (Guo 2017); p (n, values), labels (n,)."""
+    confidence, answer = p.max(1)
+    right = (answer == labels).float()
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    error = 0.0
+    for k in range(bins):
+        mine = index == k
+        if mine.any():
+            error += float(mine.float().mean()) * abs(float(right[mine].mean() - confidence[mine].mean()))
+    return error
+
+
+@torch.inference_mode()
+def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
+    """Reads every drawn region of simulated studies: logits with their truth, suspicions, masks and peaks."""
+    values = net.value_embeddings()
+    attributes = net.spec.attributes
+    slices = {a.id: i for i, a in enumerate(attributes)}
+    logits: dict[str, list[Tensor]] = defaultdict(list)
+    labels: dict[str, list[int]] = defaultdict(list)
+    suspicion: list[tuple[float, int, float]] = []
+    peaks: list[tuple[float, bool]] = []
+    dsc: dict[str, list[float]] = defaultdict(list)
+    for n in range(len(data)):
+        item = data[n]
+        with torch.autocast("cpu", torch.bfloat16):
+            features = {s: net.stems[s](item[s][None]) for s in SEQUENCES}
+            thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
+            zones, lesion, residual = net.trunk(features, thetas, item["presence"][None])
+        predicted, truth = zones[0].argmax(0), item["zones"]
+        known = truth != IGNORE
+        for name, a, b in (("gland", predicted > 0, truth > 0), ("pz", predicted == 1, truth == 1),
+                           ("tz", predicted == 2, truth == 2)):  # fmt: skip
+            dsc[name].append(dice(a & known, b & known))
+        probability = torch.sigmoid(lesion[0, 0].float())
+        target = item["lesion"]
+        if (target == 1).any():
+            dsc["lesion"].append(dice((probability > 0.5) & (target != IGNORE), target == 1))
+        found = lesions.extract(
+            probability.numpy(),
+            (predicted > 0).numpy(),
+            float(np.prod(FINE.spacing)),
+            min_peak=0.02,
+            min_volume_ml=0.05,
+        )
+        peaks += [
+            (c.peak, bool((target == 1).numpy()[c.mask].any())) for c in found
+            if c.kept and not (target == IGNORE).numpy()[c.mask].any()
+        ]  # fmt: skip
+        for row in range(ROWS):
+            if not (item["labels"][row] >= 0).any():
+                continue
+            readings = {}
+            for s in SEQUENCES:
+                mask = item[f"regions_{s}"] == row + 1
+                if int(mask.sum()) < 4:
+                    continue
+                index, place = gather(supports(mask, STEM_GRIDS[s].spacing))
+                embedding, attention = net.embed(s, features[s][0].flatten(1)[:, index])
+                for a, x in net.read(s, embedding, attention, place, values).items():
+                    readings[a] = torch.softmax(x, 0)
+                    label = int(item["labels"][row, slices[a]])
+                    if label >= 0:
+                        logits[a].append(x)
+                        labels[a].append(label)
+            mask = item["regions_t2w"] == row + 1
+            category = int(item["category"][row])
+            if readings and mask.any() and category:
+                zone = "PZ" if int(item["zone"][row]) == 0 else "TZ"
+                s = net.suspicion(zone, readings, residual[0, 0][mask].float().mean(), [True] * 3)
+                suspicion.append((float(torch.sigmoid(s.logit)), category, float(s.residual_share)))
+    return {"logits": {a: torch.stack(x) for a, x in logits.items()}, "labels": {a: torch.tensor(x) for a, x in labels.items()},
+            "suspicion": suspicion, "peaks": peaks, "dsc": dict(dsc)}  # fmt: skip
+
+
+def area_under_roc(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any]) -> float:
+    """AUROC by ranks (Mann-Whitney), ties counted half; NaN without both classes."""
+    from scipy.stats import rankdata
+
+    n1, n0 = int(positive.sum()), int((~positive).sum())
+    if not n1 or not n0:
+        return float("nan")
+    ranks = rankdata(scores)
+    return float((ranks[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def summarise(seen: dict[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Calibration, thresholds and validation figures from :func:`validate`.
+
+    Candidates' smallest peak: the Youden-optimal one over peaks of candidates on and off drawn positives, in 0.1..0.5.
+    Suspicion: Youden-optimal over drawn regions of category >= 4 against 1 and 2.
+    """
+    calibration, concepts = {}, {}
+    for a, x in seen["logits"].items():
+        y = seen["labels"][a]
+        half = len(y) // 2
+        t = temperature(x[:half], y[:half])
+        calibration[a] = t
+        p = torch.softmax(x[half:] / t, 1)
+        rest = y[half:]
+        auc = [
+            area_under_roc(p[:, k].numpy(), (rest == k).numpy()) for k in range(x.shape[1]) if 0 < int((rest == k).sum()) < len(rest)
+        ]  # fmt: skip
+        concepts[a] = {
+            "n": len(rest), "accuracy": round(float((p.argmax(1) == rest).float().mean()), 3),
+            "auroc_macro": round(float(np.mean(auc)), 3), "ece": round(expected_calibration_error(p, rest), 3),
+        }  # fmt: skip
+    s = np.array([v for v, c, _ in seen["suspicion"] if c != 3])
+    c = np.array([v >= 4 for _, v, _ in seen["suspicion"] if v != 3])
+    peaks = np.array([p for p, _ in seen["peaks"]])
+    hits = np.array([h for _, h in seen["peaks"]], dtype=bool)
+    thresholds = {
+        "lesion_peak": _youden(peaks, hits, 0.1, 0.5), "suspicion": _youden(s, c, 0.05, 0.8), "evidence": 0.5,
+        "min_volume_ml": 0.1,
+    }  # fmt: skip
+    figures = {
+        "studies": len(seen["dsc"]["gland"]),
+        "dsc": {k: {"mean": round(float(np.mean(v)), 3), "n": len(v)} for k, v in seen["dsc"].items()},
+        "attributes_on_drawn_regions": concepts,
+        "suspicion_auroc": {"value": round(area_under_roc(s, c), 3), "n": len(s), "positive": int(c.sum())},
+        "residual_share_median": round(float(np.median([r for *_, r in seen["suspicion"]])), 3),
+        "candidates": {"on_positives": int(hits.sum()), "elsewhere": int((~hits).sum())},
+    }
+    return calibration, thresholds, figures
+
+
+def _youden(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], low: float, high: float) -> float:
+    grid = np.linspace(low, high, 71)
+    if not positive.any() or positive.all():
+        return float(round((low + high) / 2, 3))
+    gain = [float((scores[positive] >= t).mean() - (scores[~positive] >= t).mean()) for t in grid]
+    return float(round(grid[int(np.argmax(gain))], 3))
+
+
+def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
+         training: dict[str, Any]) -> bundle.Bundle:  # fmt: skip
+    """Calibrate, choose thresholds, write the bundle."""
+    net = load_network(checkpoint)
+    seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
+    calibration, thresholds, figures = summarise(seen)
+    manifest = bundle.Manifest(
+        name=name, version=version, sha256="", network=NetworkSpec.to_dict(net.spec),
+        lexicon_version=lexicon.load().version, thresholds=thresholds, calibration=calibration,
+        training=training | {"validation_seed": VALIDATION_SEED, "labels_sha256": bank.sha256},
+        results={"simulated_validation": figures}, licence=LICENCE,
+    )  # fmt: skip
+    return bundle.save(net, folder, manifest)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m MedRationaleLogic.training.ship --checkpoint C --bank B --output DIR``"""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the new bundle, <name>-<version>")
+    parser.add_argument("--studies", type=int, default=80)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    name, _, version = args.output.name.rpartition("-")
+    facts = json.loads(args.training.read_text(encoding="utf-8")) if args.training else {}
+    bank = LabelBank.load(args.bank).without(HELD_OUT)
+    made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts)
+    print(json.dumps(made.manifest.results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
