@@ -150,9 +150,7 @@ def make_explanation(
     """
     t2w_grid = grid(shape, (3.0, 0.8, 0.8), oblique() if direction is None else direction)
     dwi_grid = grid((14, 32, 36), (3.0, 2.0, 2.0), IDENTITY)
-    volumes = {
-        role: _image(role, t2w_grid if role == "t2w" else dwi_grid, lesions, f"{name} {role}") for role in roles
-    }
+    volumes = {role: _image(role, t2w_grid if role == "t2w" else dwi_grid, lesions, f"{name} {role}") for role in roles}
     study = _study(name, volumes, psa)
     zones = _zones(study.frame.geometry) if gland else _nothing(study.frame.geometry)
     evidence = EvidenceMaps({role: _evidence(role, lesions) for role in roles}, study.frame.geometry, 0.5)
@@ -279,7 +277,9 @@ def _lesion(
     )  # fmt: skip
 
 
-def _readings(region: Region, readings: Readings, evidence: EvidenceMaps, frame: Geometry) -> tuple[ConceptReading, ...]:
+def _readings(
+    region: Region, readings: Readings, evidence: EvidenceMaps, frame: Geometry
+) -> tuple[ConceptReading, ...]:
     at = np.asarray(CENTER) + np.asarray(region.offset)
     slice_index = int(np.clip(round(float(frame.to_index(at)[0])), 0, frame.shape[0] - 1))
     out = []

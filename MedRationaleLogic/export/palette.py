@@ -1,4 +1,4 @@
-"""One colour per PI-RADS category, shared by report, sector map and figures; a colour never stands without its number."""
+"""One colour per PI-RADS category for report, sector map and figures; a colour never stands without its number."""
 
 from __future__ import annotations
 

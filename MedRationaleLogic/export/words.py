@@ -56,7 +56,9 @@ def step_label(step: RationaleStep) -> str:
 
 
 def asserted_words(step: RationaleStep) -> str:
-    """Who says it: "model", "measured", "rule" or "reader NAME"."""
+    """Who says it: "model", "measured", "rule", "default" for what only a reader asserts, or "reader NAME"."""
+    if step.reader is None and step.id in ("epe", "dce"):
+        return "default"
     return f"reader {step.reader}" if step.reader is not None else step.asserted_by
 
 
@@ -117,6 +119,12 @@ def slice_words(frame: Geometry, index: int) -> str:
     z, y, x = frame.shape
     height = float(frame.to_patient((index, (y - 1) / 2, (x - 1) / 2))[2])
     return f"slice {index + 1} of {z} ({'S' if height >= 0 else 'I'} {abs(height):.1f} mm)"
+
+
+def point_words(point: Iterable[float]) -> str:
+    """A patient point (LPS, mm) as a reader says it, e.g. "L 16, A 8, S 25 mm"."""
+    pairs = zip(point, ("RL", "AP", "IS"), strict=True)
+    return ", ".join(f"{letters[value >= 0]} {abs(value):.0f}" for value, letters in pairs) + " mm"
 
 
 def sequences_words(explanation: Explanation) -> list[tuple[str, bool, str]]:

@@ -43,6 +43,21 @@ def axial_geometry(geometry: Geometry) -> Geometry:
     )
 
 
+def reorient(volume: Volume) -> Volume:
+    """The same voxels on :func:`axial_geometry`: axes are permuted and flipped, no value is touched."""
+    columns = np.asarray(volume.geometry.direction).reshape(3, 3)
+    order = _axis_for(columns)
+    array = volume.array.transpose([2 - axis for axis in order[::-1]])
+    flips = [columns[patient_axis, axis] < 0 for patient_axis, axis in enumerate(order)]
+    array = array[tuple(slice(None, None, -1 if flip else 1) for flip in flips[::-1])]
+    return Volume(array, axial_geometry(volume.geometry), volume.name, volume.metadata)
+
+
+def axial_axis(geometry: Geometry) -> int:
+    """The array axis (0, 1 or 2 of (z, y, x)) that runs along the patient, as far as one does: 0 in an axial scan."""
+    return 2 - _axis_for(np.asarray(geometry.direction).reshape(3, 3))[2]
+
+
 def _axis_for(columns: NDArray[np.float64]) -> tuple[int, int, int]:
     """Which index axis runs along patient x, y and z: the assignment with the largest total alignment."""
     from itertools import permutations
@@ -59,13 +74,14 @@ def sample(volume: Volume, grid: Geometry) -> tuple[NDArray[np.float32], NDArray
     """
     import SimpleITK as sitk
 
-    source = volume
-    ratio = [g / s for g, s in zip(grid.spacing, axial_geometry(volume.geometry).spacing, strict=True)]
+    source = reorient(volume)
+    ratio = [g / s for g, s in zip(grid.spacing, source.geometry.spacing, strict=True)]
     if max(ratio[1:]) > 1.5:
         # averaging before thinning out, or fine texture would alias into the coarse grid
-        sigma = 0.4 * max(ratio[1:]) * min(volume.geometry.spacing[1:])
-        image = sitk.Cast(volume.to_sitk(), sitk.sitkFloat32)
-        image = sitk.SmoothingRecursiveGaussian(image, [sigma, sigma, 1e-3])
+        sigma = 0.4 * max(ratio[1:]) * min(source.geometry.spacing[1:])
+        image = sitk.Cast(source.to_sitk(), sitk.sitkFloat32)
+        for in_plane in (0, 1):  # never across slices, so that a stack of three can be read
+            image = sitk.RecursiveGaussian(image, sigma, direction=in_plane)
         source = Volume.from_sitk(image)
     values = source.resample(grid, outside=0.0).array.astype(np.float32)
     return values, inside(volume.geometry, grid)

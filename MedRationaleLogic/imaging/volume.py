@@ -1,9 +1,10 @@
 """An image in the patient: an array with its place, and the one coordinate convention of this project.
 
-**The convention, stated once.** An array has axes ``(z, y, x)`` (slice, row, column), C order. An *index* is a triple in
-that same order and may be fractional; the centre of the first voxel is ``(0, 0, 0)``. A *patient point* is ``(x, y, z)``
-in millimetres in the DICOM patient frame **LPS** (x grows to the patient's Left, y to Posterior, z to Superior), which
-is also SimpleITK's and ITK's frame. Slicer works in RAS: only ``mrml/`` converts. Spacings and shapes are ``(z, y, x)``.
+**The convention, stated once.** An array has axes ``(z, y, x)`` (slice, row, column), C order. An *index* is a triple
+in that same order and may be fractional; the centre of the first voxel is ``(0, 0, 0)``. A *patient point* is
+``(x, y, z)`` in millimetres in the DICOM patient frame **LPS** (x grows to the patient's Left, y to Posterior, z to
+Superior), which is also SimpleITK's and ITK's frame. Slicer works in RAS: only ``mrml/`` converts. Spacings and shapes
+are ``(z, y, x)``.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Geometry:
     @cached_property
     def inverse_affine(self) -> NDArray[np.float64]:
         """4x4 matrix that takes a patient point (x, y, z, 1), LPS mm, to an index (z, y, x, 1)."""
-        return np.linalg.inv(self.affine)
+        return np.asarray(np.linalg.inv(self.affine), dtype=np.float64)
 
     def to_patient(self, index: ArrayLike) -> NDArray[np.float64]:
         """Indices (..., 3) as (z, y, x) to patient points (..., 3), LPS mm."""

@@ -45,11 +45,13 @@ def choose(device: Device = "auto", precision: Literal["auto", "float32", "bfloa
         precision: "auto" takes bfloat16 where a probe shows that it is faster.
 
     Raises:
-        DeviceError: "cuda" was asked for and there is none, or it has too little free memory.
+        DeviceError: "cuda" was asked for and there is none, or it has too little free memory; an unknown word.
     """
     import torch
 
     notes: list[str] = []
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise DeviceError(f"unknown precision {precision!r}; choose auto, float32 or bfloat16")
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"unknown device {device!r}; choose auto, cpu or cuda")
     place = "cpu"
@@ -60,7 +62,10 @@ def choose(device: Device = "auto", precision: Literal["auto", "float32", "bfloa
         else:
             free, total = torch.cuda.mem_get_info()
             if free < NEEDED_CUDA:
-                reason = f"the CUDA device has {free / 2**30:.1f} of {total / 2**30:.1f} GB free, {NEEDED_CUDA / 2**30:.0f} GB are needed"
+                reason = (
+                    f"the CUDA device has {free / 2**30:.1f} of {total / 2**30:.1f} GB free, "
+                    f"{NEEDED_CUDA / 2**30:.0f} GB are needed"
+                )
         if not reason:
             place = "cuda"
         elif device == "cuda":

@@ -1,7 +1,7 @@
 """Evidence as a dense field of the study: one map per concept, whether or not a lesion was found.
 
-The network gives evidence of attribute *values*, each sequence on its own grid. A concept's map follows from them by the
-same algebra as its probability: accepted values of an attribute add up (to at most 1), attributes multiply.
+The network gives evidence of attribute *values*, each sequence on its own grid. A concept's map follows from them by
+the same algebra as its probability: accepted values of an attribute add up (to at most 1), attributes multiply.
 """
 
 from __future__ import annotations

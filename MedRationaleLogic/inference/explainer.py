@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from MedRationaleLogic.imaging import measure, quality
-from MedRationaleLogic.imaging.preprocess import axial_geometry, normalise, sample
+from MedRationaleLogic.imaging.preprocess import axial_axis, axial_geometry, normalise, sample
 from MedRationaleLogic.imaging.study import Role, Study, check_geometry
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference import lesions as candidates
@@ -82,6 +82,7 @@ class StudyReader:
     residual: NDArray[np.float32]
     coarse_flags: tuple[str, ...] = ()
     _values: Any = field(default=None, repr=False)
+    _regions: tuple[Volume | None, dict[str, NDArray[np.bool_]]] = field(default=(None, {}), repr=False)
 
     @property
     def net(self) -> RationaleNet:
@@ -106,11 +107,10 @@ class StudyReader:
         self._values = values
         with torch.inference_mode():
             for sequence, features in self.features.items():
-                grid = self.grids[sequence]
-                region = region_on(mask, grid)
+                region = self._region(mask, sequence)
                 if not region.any():
                     continue
-                index, place = gather(supports(torch.from_numpy(region), grid.spacing))
+                index, place = gather(supports(torch.from_numpy(region), self.grids[sequence].spacing))
                 embedding, attention = self.net.embed(sequence, features[:, index])
                 logits = self.net.read(sequence, embedding, attention, place, values)
                 for name, x in logits.items():
@@ -118,13 +118,23 @@ class StudyReader:
                     out[name] = dict(zip(lexicon.load().attribute(name).value_ids, p.tolist(), strict=True))
         return out
 
+    def _region(self, mask: Volume, sequence: str) -> NDArray[np.bool_]:
+        """A region on a stem's grid; kept as long as the same mask is asked about."""
+        kept = self._regions
+        if kept[0] is not mask:
+            kept = self._regions = (mask, {})
+        if sequence not in kept[1]:
+            kept[1][sequence] = region_on(mask, self.grids[sequence])
+        return kept[1][sequence]
+
     def suspicion(self, mask: Volume, zone: rules.Zone, readings: Mapping[str, Mapping[str, float]]) -> SuspicionParts:
         """The region's suspicion: a monotone function of its readings plus a bounded residual, all parts shown."""
         import torch
 
         region = region_on(mask, self.fine)
         pooled = float(self.residual[region].mean()) if region.any() else 0.0
-        presence = [s in self.features for s in SEQUENCES]
+        # a sequence that does not reach the region says nothing of it: the same as absent
+        presence = [s in self.features and bool(self._region(mask, s).any()) for s in SEQUENCES]
         tensors = {a: torch.tensor(list(v.values())) for a, v in readings.items()}
         with torch.inference_mode():
             s = self.net.suspicion(zone, tensors, torch.tensor(pooled), presence)
@@ -186,7 +196,7 @@ class StudyReader:
             grid = self.grids[sequence]
             if sequence not in masks:
                 # the region and its rim: a margin's evidence lies just outside
-                masks[sequence] = ndimage.binary_dilation(region_on(mask, grid), np.ones((1, 3, 3), bool))
+                masks[sequence] = ndimage.binary_dilation(self._region(mask, sequence), np.ones((1, 3, 3), bool))
             where = np.flatnonzero(masks[sequence])
             values = maps.native(concept.id).array.reshape(-1)[where]
             best = int(values.argmax())
@@ -220,7 +230,7 @@ class StudyReader:
             flags.append("mask without rationale: outlined as suspicious, but its readings give category 1 or 2")
         if origin == "reader" and suspicion is not None and suspicion.value < threshold and category in (4, 5):
             flags.append("rationale without mask: readings give category 4 or 5, the model outlined nothing here")
-        absent = [s for s in SEQUENCES if s in self.features and not region_on(mask, self.grids[s]).any()]
+        absent = [s for s in SEQUENCES if s in self.features and not self._region(mask, s).any()]
         flags += [f"outside the field that was read of {s}" for s in absent]
         return tuple(flags)
 
@@ -390,9 +400,15 @@ class Explainer:
         return self._see(study, _Clock(None, None))
 
     def _see(self, study: Study, clock: _Clock) -> StudyReader:
+        net = self.bundle.network().to(self.place.device)
+        try:
+            return self._run(net, study, clock)
+        finally:
+            net.to("cpu")  # readings run there, also after a stop half-way
+
+    def _run(self, net: RationaleNet, study: Study, clock: _Clock) -> StudyReader:
         import torch
 
-        net = self.bundle.network().to(self.place.device)
         autocast = torch.autocast(self.place.device, torch.bfloat16, enabled=self.place.bfloat16)
         grids: dict[str, Geometry] = {}
         flags: list[str] = []
@@ -432,7 +448,6 @@ class Explainer:
                 lesion_p = torch.sigmoid(lesion[0, 0].float()).cpu().numpy()
                 rest = residual[0, 0].float().cpu().numpy()
         flat = {s: f[0].float().flatten(1).cpu() for s, f in features.items()}
-        net.to("cpu")
         return StudyReader(
             study, self.bundle, self.place, fields, flat, grids, fine, zone_p, lesion_p, rest, tuple(flags)
         )
@@ -496,8 +511,9 @@ class Explainer:
             sizes = np.bincount(labels.ravel())
             sizes[0] = 0
             gland = labels == int(sizes.argmax())
-        for k in range(gland.shape[0]):
-            gland[k] = ndimage.binary_fill_holes(gland[k])
+        slices = np.moveaxis(gland, axial_axis(frame), 0)  # a view: filling it fills the gland
+        for k in range(len(slices)):
+            slices[k] = ndimage.binary_fill_holes(slices[k])
         zones = np.where(gland, np.where(tz > pz, 2, 1), 0).astype(np.uint8)
         return Volume(zones, frame, "zones")
 
@@ -568,7 +584,7 @@ _NAMES: Final = {"t2w": "T2W", "adc": "ADC", "hbv": "high-b"}
 
 
 def _theta(fine: Geometry, other: Geometry) -> Tensor:
-    """(1, 3, 4) affine from the fine grid's normalised coordinates (x, y, z) to another grid's, both oriented freely."""
+    """(1, 3, 4) affine from the fine grid's normalised (x, y, z) to another grid's; both may lie at any angle."""
     import torch
 
     size = np.asarray(fine.shape, dtype=float)

@@ -1,7 +1,8 @@
 """Candidate regions out of a lesion probability map.
 
-The extraction follows the idea of picai_eval's "dynamic" mode: the highest peak starts a candidate, everything connected
-to it above a share of the peak belongs to it, and the search goes on in what is left.
+The extraction follows the idea of picai_eval's "dynamic" mode: the highest peak starts a candidate, everything
+connected to it above a share of the peak belongs to it, and the search goes on in what is left. What is left of a
+candidate just below its share would start a hollow candidate around it; as there, what touches an earlier one is none.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def extract(
         Up to ``MAX_CANDIDATES`` kept ones, and those dropped because less than half of them lies in the gland.
     """
     left = np.array(probability, dtype=np.float32)
+    near = np.zeros(left.shape, dtype=bool)  # what belongs to a candidate already, and the voxels that touch it
     found: list[Candidate] = []
     for _ in range(4 * MAX_CANDIDATES):
         at = np.unravel_index(int(left.argmax()), left.shape)
@@ -70,6 +72,9 @@ def extract(
         left[mask] = 0.0
         if mask.sum() * voxel_volume / 1000.0 < min_volume_ml:
             continue
+        if near[mask].any():
+            continue
+        near |= ndimage.binary_dilation(mask, _CONNECT_26)
         inside = float(gland[mask].mean())
         kept = inside >= INSIDE_SHARE
         reason = "" if kept else f"dropped: only {inside:.0%} of it lies in the gland"

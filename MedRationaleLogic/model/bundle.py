@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -71,6 +72,7 @@ class Manifest:
 
 
 _NEEDED = [f for f in Manifest.__dataclass_fields__ if f not in ("format", "notice")]
+_OBJECTS = ("network", "thresholds", "calibration", "training", "results")
 THRESHOLDS = ("lesion_peak", "suspicion", "evidence", "min_volume_ml")
 
 
@@ -94,6 +96,7 @@ class Bundle:
             BundleError: weights and network arguments do not fit.
         """
         if "net" not in self._cache:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
             from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
@@ -101,21 +104,23 @@ class Bundle:
             try:
                 net = RationaleNet(NetworkSpec.from_dict(self.manifest.network))
                 net.load_state_dict({k: v.float() for k, v in load_file(str(self.path / WEIGHTS)).items()})
-            except (KeyError, TypeError, RuntimeError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
                 raise BundleError(
                     f"bundle {self.label}: weights do not fit the network it describes: {error}"
                 ) from error
             net.requires_grad_(False)
             self._cache["net"] = net.eval()
-        return self._cache["net"]  # type: ignore[no-any-return]
+        net_: RationaleNet = self._cache["net"]
+        return net_
 
 
-def read(path: Path, *, verify: bool = True) -> Bundle:
+def read(path: Path, *, verify: bool = True, called: str = "") -> Bundle:
     """Read and check a bundle folder.
 
     Args:
         path: the folder.
         verify: compare the weights' SHA-256 with the manifest's.
+        called: what errors name it by; the folder's name by default.
 
     Raises:
         BundleError: a file is missing or unreadable, a key is missing, the format is newer, the hash or the lexicon
@@ -123,41 +128,62 @@ def read(path: Path, *, verify: bool = True) -> Bundle:
     """
     from MedRationaleLogic.pirads import lexicon
 
-    try:
-        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{path.name} is not a bundle: it has no {MANIFEST}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(
-            f"{path.name}: {MANIFEST} cannot be read as JSON ({error}); install the bundle again"
-        ) from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path.name}: {MANIFEST} must hold one JSON object")
-    missing = [key for key in _NEEDED if key not in data]
-    missing += [f"thresholds.{key}" for key in THRESHOLDS if key not in (data.get("thresholds") or {})]
-    if missing:
-        raise BundleError(f"{path.name}: {MANIFEST} lacks {', '.join(missing)}")
-    if data.get("format", FORMAT) != FORMAT:
-        raise BundleError(
-            f"{path.name}: format {data['format']}, this MedRationale reads {FORMAT}; update MedRationale or take an older bundle"
-        )
-    manifest = Manifest(**{k: v for k, v in data.items() if k in Manifest.__dataclass_fields__})
+    label = called or path.name
+    manifest = _manifest(path / MANIFEST, label)
     known = lexicon.load()
-    layout = [(a["id"], tuple(a["values"])) for a in manifest.network.get("attributes", ())]
+    layout = [(a["id"], tuple(a["values"])) for a in manifest.network["attributes"]]
     if manifest.lexicon_version != known.version or layout != [(a.id, a.value_ids) for a in known.attributes]:
         raise BundleError(
-            f"{path.name}: made for lexicon {manifest.lexicon_version}, this MedRationale has {known.version}; "
+            f"{label}: made for lexicon {manifest.lexicon_version}, this MedRationale has {known.version}; "
             "take the bundle of this version"
         )
     weights = path / WEIGHTS
     if not weights.is_file():
-        raise BundleError(f"{path.name}: {WEIGHTS} is missing; install the bundle again")
+        raise BundleError(f"{label}: {WEIGHTS} is missing; install the bundle again")
     if verify and (found := file_sha256(weights)) != manifest.sha256:
         raise BundleError(
-            f"{path.name}: {WEIGHTS} has SHA-256 {found[:12]}..., the manifest says {manifest.sha256[:12]}...; "
+            f"{label}: {WEIGHTS} has SHA-256 {found[:12]}..., the manifest says {manifest.sha256[:12]}...; "
             "the file is damaged or was exchanged: install the bundle again"
         )
     return Bundle(path, manifest)
+
+
+def _manifest(path: Path, label: str) -> Manifest:
+    """Read a manifest and check its form; ``label`` names the bundle in errors."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{label} is not a bundle: it has no {MANIFEST}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{label}: {MANIFEST} cannot be read as JSON ({error}); install the bundle again") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{label}: {MANIFEST} must hold one JSON object")
+    # a newer format may well lack what this one needs: it is the format that has to be said
+    if data.get("format", FORMAT) != FORMAT:
+        raise BundleError(
+            f"{label}: format {data['format']}, this MedRationale reads {FORMAT}; update MedRationale or take an "
+            "older bundle"
+        )
+    if missing := [key for key in _NEEDED if key not in data]:
+        raise BundleError(f"{label}: {MANIFEST} lacks {', '.join(missing)}")
+    for key in _NEEDED:
+        kind, words = (dict, "an object") if key in _OBJECTS else (str, "a text")
+        if not isinstance(data[key], kind):
+            raise BundleError(f"{label}: {MANIFEST}: {key} must be {words}, it is {type(data[key]).__name__}")
+    if missing := [f"thresholds.{key}" for key in THRESHOLDS if key not in data["thresholds"]]:
+        raise BundleError(f"{label}: {MANIFEST} lacks {', '.join(missing)}")
+    for group in ("thresholds", "calibration"):
+        wrong = [k for k, v in data[group].items() if isinstance(v, bool) or not isinstance(v, int | float)]
+        if wrong:
+            raise BundleError(f"{label}: {MANIFEST}: {group}.{wrong[0]} must be a number")
+    attributes = data["network"].get("attributes")
+    if not isinstance(attributes, list) or not all(
+        isinstance(a, dict) and {"id", "sequence", "extent", "values"} <= a.keys() for a in attributes
+    ):
+        raise BundleError(
+            f"{label}: {MANIFEST}: network.attributes must list the id, sequence, extent and values of each attribute"
+        )
+    return Manifest(**{k: v for k, v in data.items() if k in Manifest.__dataclass_fields__})
 
 
 def file_sha256(path: Path) -> str:
@@ -175,16 +201,35 @@ def user_folder() -> Path:
 def folders() -> list[Path]:
     """Where bundles are looked for, first match wins."""
     listed = [Path(p) for p in os.environ.get("MEDRATIONALE_BUNDLES", "").split(os.pathsep) if p]
-    return [*listed, user_folder(), resource_path("Models")]
+    try:
+        shipped = [resource_path("Models")]
+    except FileNotFoundError:  # a source tree without a shipped bundle has no such folder
+        shipped = []
+    return [*listed, user_folder(), *shipped]
 
 
 def available() -> Iterator[Path]:
-    """Folders that hold a manifest, in the order of :func:`folders`; a folder may itself be a bundle."""
+    """Folders that hold a manifest, in the order of :func:`folders`; a folder may itself be a bundle.
+
+    Within one folder by name, the newest version of a name first.
+    """
     for folder in folders():
         if (folder / MANIFEST).is_file():
             yield folder
         elif folder.is_dir():
-            yield from sorted(p for p in folder.iterdir() if (p / MANIFEST).is_file())
+            inside = sorted((p for p in folder.iterdir() if (p / MANIFEST).is_file()), key=_version, reverse=True)
+            yield from sorted(inside, key=_stem)
+
+
+def _stem(path: Path) -> str:
+    """The name in a folder's ``<name>-<version>``."""
+    return path.name.rpartition("-")[0] or path.name
+
+
+def _version(path: Path) -> list[tuple[int, str]]:
+    """A folder's version as a sort key: 0.10.0 is newer than 0.9.0."""
+    parts = path.name.rpartition("-")[2].split(".")
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def find(name: str | None = None) -> Bundle:
@@ -199,8 +244,7 @@ def find(name: str | None = None) -> Bundle:
     seen = []
     for path in available():
         seen.append(path.name)
-        stem = path.name.rpartition("-")[0]
-        if wanted in (path.name, stem):
+        if wanted in (path.name, _stem(path)):
             return read(path)
     raise BundleError(f"no bundle named {wanted}; found: {', '.join(seen) or 'none'}. See 'medrationale bundle list'")
 
@@ -226,7 +270,7 @@ def install(archive: Path, *, sha256: str | None = None) -> Bundle:
                     shutil.copyfile(archive / name, place / name)
         else:
             _unzip(archive, place)
-        bundle = read(place)
+        bundle = read(place, called=archive.name)
         final = target / f"{bundle.manifest.name}-{bundle.manifest.version}"
         if any(c in final.name for c in '/\\:*?"<>|') or final.name.startswith("."):
             raise BundleError(f"{archive.name}: {final.name!r} cannot be a folder's name")
@@ -239,31 +283,50 @@ def install(archive: Path, *, sha256: str | None = None) -> Bundle:
 def _unzip(archive: Path, place: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as file:
-            members = {PurePosixPath(i.filename).name: i for i in file.infolist() if not i.is_dir()}
             place.mkdir()
             for name in (MANIFEST, WEIGHTS):
-                if name not in members:
-                    raise BundleError(f"{archive.name} is not a bundle: it has no {name}")
+                member = _member(archive, file, name)
                 # only these two names are ever written, so no path inside the archive can lead anywhere else
-                if members[name].file_size > MAX_BYTES:
-                    raise BundleError(f"{archive.name}: {name} would unpack to more than {MAX_BYTES // 2**20} MB")
-                with file.open(members[name]) as source, (place / name).open("wb") as sink:
+                with file.open(member) as source, (place / name).open("wb") as sink:
                     shutil.copyfileobj(source, sink, 2**20)
-    except zipfile.BadZipFile as error:
-        raise BundleError(f"{archive.name} is not a zip archive or is truncated: {error}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise BundleError(
+            f"{archive.name} is not a zip archive, is truncated, or is packed in a way that cannot be read ({error}); "
+            "download it again"
+        ) from error
+
+
+def _member(archive: Path, file: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    found = []
+    for info in file.infolist():
+        path = PurePosixPath(info.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+            raise BundleError(f"{archive.name}: {info.filename!r} leads out of the archive; this is no bundle of ours")
+        if path.name == name and not info.is_dir():
+            found.append(info)
+    if not found:
+        raise BundleError(f"{archive.name} is not a bundle: it has no {name}")
+    if len(found) > 1:
+        raise BundleError(f"{archive.name} holds {name} {len(found)} times; pack one bundle into one archive")
+    if found[0].file_size > MAX_BYTES:
+        raise BundleError(f"{archive.name}: {name} would unpack to more than {MAX_BYTES // 2**20} MB")
+    return found[0]
 
 
 def remove(name: str) -> Path:
     """Delete an installed bundle from the user's folder (never a shipped one); returns the folder that was removed.
 
     Raises:
-        BundleError: none of that name is installed there.
+        BundleError: none of that name is installed there, or several versions are.
     """
-    for path in sorted(user_folder().glob("*")):
-        if (path / MANIFEST).is_file() and name in (path.name, path.name.rpartition("-")[0]):
-            shutil.rmtree(path)
-            return path
-    raise BundleError(f"no installed bundle named {name} in the user's folder; shipped bundles are not removed")
+    installed = [p for p in sorted(user_folder().glob("*")) if (p / MANIFEST).is_file()]
+    mine = [p for p in installed if name == p.name] or [p for p in installed if name == _stem(p)]
+    if not mine:
+        raise BundleError(f"no installed bundle named {name} in the user's folder; shipped bundles are not removed")
+    if len(mine) > 1:
+        raise BundleError(f"{name}: several versions are installed, say which: {', '.join(p.name for p in mine)}")
+    shutil.rmtree(mine[0])
+    return mine[0]
 
 
 def save(net: RationaleNet, folder: Path, manifest: Manifest) -> Bundle:

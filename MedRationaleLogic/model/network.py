@@ -96,7 +96,8 @@ def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int) -> DynUN
     strides = [[1, 1, 1], *([1, 2, 2] if i < flat else [2, 2, 2] for i in range(levels - 1))]
     kernels = [[1, 3, 3] if i < flat else [3, 3, 3] for i in range(levels)]
     return DynUNet(
-        3, inputs, outputs, kernels, strides, strides[1:], filters=list(filters), norm_name=("INSTANCE", {"affine": True}),
+        3, inputs, outputs, kernels, strides, strides[1:], filters=list(filters),
+        norm_name=("INSTANCE", {"affine": True}),
         act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
     )  # fmt: skip
 
@@ -248,7 +249,7 @@ class RationaleNet(nn.Module):
         return F.normalize(self.project(torch.cat(parts)), dim=-1)
 
     def embed(self, sequence: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (3, d, k) and attention logits (3, k) of k voxels of one study, from features (c, k) of its stem."""
+        """Embeddings (3, d, k) and attention logits (3, k) of k voxels, from features (c, k) of a study's stem."""
         stem = self.stems[sequence]
         assert isinstance(stem, Stem)
         x = features.float().T

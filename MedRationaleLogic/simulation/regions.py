@@ -1,8 +1,8 @@
 """Regions of all PI-RADS categories, as attribute values drawn from archetypes, and their shape in the gland.
 
-A *region* is what a reader would describe: a suspicious focus, a BPH nodule, a wedge of prostatitis. Its attribute values
-are drawn first (so truth is known), then it is painted with them. Archetypes keep the combinations plausible; a share
-of values is drawn freely, so that a model cannot read one attribute off another.
+A *region* is what a reader would describe: a suspicious focus, a BPH nodule, a wedge of prostatitis. Its attribute
+values are drawn first (so truth is known), then it is painted with them. Archetypes keep the combinations plausible; a
+share of values is drawn freely, so that a model cannot read one attribute off another.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ ARCHETYPES: Final[tuple[Archetype, ...]] = (
         "t2.texture": {"heterogeneous": 0.6, "homogeneous": 0.4},
         "t2.margin": {"non_circumscribed": 0.5, "indistinct": 0.4, "circumscribed": 0.1},
         "t2.shape": {"round": 0.5, "irregular": 0.5}, "t2.capsule": _only("none"),
-        "adc.signal": {"altered": 0.75, "marked": 0.25}, "hbv.signal": {"altered": 0.6, "normal": 0.25, "marked": 0.15}}),
+        "adc.signal": {"altered": 0.75, "marked": 0.25},
+        "hbv.signal": {"altered": 0.6, "normal": 0.25, "marked": 0.15}}),
     Archetype("wedge of prostatitis", "PZ", 1.2, (14.0, 1.3), {
         "t2.pattern": _only("wedge"), "t2.signal": {"mild_hypo": 0.6, "moderate_hypo": 0.4},
         "t2.texture": {"homogeneous": 0.5, "heterogeneous": 0.5},
@@ -104,7 +105,8 @@ ARCHETYPES: Final[tuple[Archetype, ...]] = (
         "t2.shape": {"irregular": 0.6, "round": 0.4}, "t2.capsule": _only("none"),
         "adc.signal": {"altered": 0.7, "marked": 0.2, "normal": 0.1}, "hbv.signal": {"altered": 0.5, "normal": 0.5}}),
     Archetype("typical nodule", "TZ", 1.8, (12.0, 1.5), {
-        "t2.pattern": _only("nodule"), "t2.signal": {"hyper": 0.25, "iso": 0.35, "mild_hypo": 0.25, "moderate_hypo": 0.15},
+        "t2.pattern": _only("nodule"),
+        "t2.signal": {"hyper": 0.25, "iso": 0.35, "mild_hypo": 0.25, "moderate_hypo": 0.15},
         "t2.texture": {"heterogeneous": 0.6, "homogeneous": 0.4}, "t2.margin": _only("circumscribed"),
         "t2.shape": _only("round"), "t2.capsule": _only("complete"),
         "adc.signal": {"normal": 0.5, "altered": 0.4, "marked": 0.1}, "hbv.signal": _QUIET}),

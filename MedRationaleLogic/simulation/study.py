@@ -1,14 +1,15 @@
 """A simulated bpMRI study: anatomy warped from a label map, a pelvis around it, regions, physics, artefacts.
 
-Coordinates are millimetres (z, y, x) from the gland's centre: z to the head, y to the back, x to the patient's left, the
-axes of an unrotated axial scan. Everything is a function of these coordinates, so the same study can be shown on any
-grid. Intensities follow what was measured in the real scans (docs/simulation.md): T2W relative, ADC in 1e-3 mm2/s,
+Coordinates are millimetres (z, y, x) from the gland's centre: z to the head, y to the back, x to the patient's left,
+the axes of an unrotated axial scan. Everything is a function of these coordinates, so the same study can be shown on
+any grid. Intensities follow what was measured in the real scans (docs/simulation.md): T2W relative, ADC in 1e-3 mm2/s,
 high-b from S0 exp(-b ADC) with Rician noise on its own 2 mm grid. Domain randomisation after SynthSeg (Billot 2023).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -349,9 +350,12 @@ def _blur(image: Tensor, sigma: tuple[float, float, float]) -> Tensor:
 
 
 def _diffusion(
-    g: torch.Generator, scene: Scene, spec: GridSpec, offset: tuple[float, float, float]
+    g: torch.Generator, scene: Scene, spec: GridSpec, offset: tuple[float, float, float], shown_b: float | None = None
 ) -> tuple[Picture, Picture, Tensor]:
-    """ADC (1e-3 mm2/s) and high-b (arbitrary units), as if measured, and the gland mask."""
+    """ADC (1e-3 mm2/s) and high-b (arbitrary units), as if measured, and the gland mask.
+
+    ``shown_b`` (in 1e3 s/mm2) shows the same acquisition at another b-value than the one drawn; noise stays as it was.
+    """
     u = lambda low, high: uniform(g, low, high)  # noqa: E731
     # echo-planar distortion: anatomy is displaced along y near the rectum's air
     tissues = _tissues(g, scene, spec, offset)
@@ -392,7 +396,7 @@ def _diffusion(
     inside = parts["gland"]
     adc = (adc + inside * (inner - adc)).clamp(min=0.05)
     proton = proton + inside * (base_s0 * boost - proton)
-    signal = proton * torch.exp(-high_b * adc)
+    signal = proton * torch.exp(-(high_b if shown_b is None else shown_b) * adc)
     psf = u(0.45, 1.0)
     signal, adc = _blur(signal, (0.0, psf, psf)), _blur(adc, (0.0, psf, psf))
     if u(0, 1) < 0.6:
@@ -435,6 +439,40 @@ def _distort(
     moved = F.grid_sample(images, grid, align_corners=True, padding_mode="border")[0]
     regions = F.grid_sample(numbers.float()[None, None], grid, mode="nearest", align_corners=True)[0, 0]
     return moved[0], moved[1], regions.to(torch.uint8), moved[2]
+
+
+def render_t2w(
+    scene: Scene, seed: int, spec: GridSpec, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> tuple[Picture, Tensor]:
+    """T2W of a given scene on any grid; contrasts, noise and artefacts follow from the seed and the grid alone.
+
+    Args:
+        scene: the anatomy and its regions.
+        seed: of the acquisition.
+        spec: the grid.
+        offset: millimetres (z, y, x) from the gland's centre to the grid's middle.
+
+    Returns:
+        The picture, and the zones on the same grid: uint8, 0 background, 1 PZ, 2 TZ.
+    """
+    return _t2w(torch.Generator().manual_seed(seed), scene, spec, offset)
+
+
+def render_diffusion(
+    scene: Scene, seed: int, spec: GridSpec, b_values: Sequence[float], offset: tuple[float, float, float] = (0, 0, 0)
+) -> tuple[Picture, dict[float, Picture]]:
+    """ADC (1e-3 mm2/s) and images of one acquisition at several b-values (s/mm2); see :func:`render_t2w`.
+
+    Raises:
+        ValueError: no b-value.
+    """
+    pictures = {
+        b: _diffusion(torch.Generator().manual_seed(seed), scene, spec, offset, b / 1000.0)[:2] for b in b_values
+    }
+    if not pictures:
+        raise ValueError("diffusion needs at least one b-value")
+    adc = next(iter(pictures.values()))[0]
+    return adc, {b: signal for b, (_, signal) in pictures.items()}
 
 
 def simulate(bank: labels.LabelBank, seed: int, index: int, *, coarse: bool = True) -> SimulatedStudy:

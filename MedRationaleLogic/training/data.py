@@ -216,7 +216,7 @@ def _warp(g: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
     ry = torch.tensor([[math.cos(b), 0, -math.sin(b)], [0, 1, 0], [math.sin(b), 0, math.cos(b)]])
     rx = torch.tensor([[1, 0, 0], [0, math.cos(c), -math.sin(c)], [0, math.sin(c), math.cos(c)]])
     scale = torch.tensor([math.exp(uniform(g, -0.2, 0.2) * strength) for _ in range(3)])
-    if uniform(g, 0, 1) < 0.5:
+    if uniform(g, 0, 1) < 0.5 and strength > 0:
         scale[2] = -scale[2]
     return torch.diag(scale) @ rz @ ry @ rx, torch.randn((3, 6, 6, 6), generator=g) * uniform(g, 0, 2.5) * strength
 
@@ -326,15 +326,23 @@ class RealSet(Dataset[Item]):
         return _recolour(g, name, values, grid) if self.strength > 0 else values
 
 
-def read_real_cases(root: Path) -> list[RealCase]:
+def read_real_cases(root: Path, *, machine_labelled: bool = False) -> list[RealCase]:
     """The labelled cases under ``root`` (folders ``bpmri``, ``adc_dwi_only``, ``t2_only``), see its README.
 
     Zones come from ``zones_ai_hevi23``, else the gland from the human ``gland``. A lesion mask counts where a human
     drew one; a case whose report names findings without a mask has unknown lesions.
+
+    Args:
+        root: see above.
+        machine_labelled: also those without any of these labels whose gland another program outlined (``gland_taps``):
+            more scanners to train on, never to measure on.
+
+    Raises:
+        ValueError: no labelled case.
     """
     cases = []
     for folder in sorted(p for group in ("bpmri", "adc_dwi_only", "t2_only") for p in (root / group).iterdir()):
-        case = read_real_case(folder)
+        case = read_real_case(folder, machine_labelled=machine_labelled)
         if case is not None:
             cases.append(case)
     if not cases:
@@ -351,14 +359,16 @@ def _read(path: Path) -> Volume:
     return Volume.from_sitk(image, path.name)
 
 
-def read_real_case(folder: Path) -> RealCase | None:
-    """One folder, or None when it has no usable label."""
+def read_real_case(folder: Path, *, machine_labelled: bool = False) -> RealCase | None:
+    """One folder, or None when it has no usable label; see :func:`read_real_cases`."""
     from MedRationaleLogic.imaging.preprocess import sample
 
     meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     files = {"t2w": ("t2w.nii.gz", "t2w_n4_nyul_norm.nii.gz"), "adc": ("adc.nii.gz",), "hbv": ("hbv.nii.gz",)}
     found = {role: folder / n for role, names in files.items() for n in names if (folder / n).is_file()}
     zones_file, gland_file = folder / "zones_ai_hevi23.nii.gz", folder / "gland.nii.gz"
+    if machine_labelled and not zones_file.is_file() and not gland_file.is_file():
+        gland_file = folder / "gland_taps.nii.gz"
     if zones_file.is_file():
         labels = _read(zones_file)
     elif gland_file.is_file():

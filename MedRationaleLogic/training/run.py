@@ -71,7 +71,8 @@ class Progress(L.Callback):
 
 def train(
     output: Path, dataset: Dataset[Item], spec: NetworkSpec, *, steps: int, batch: int = 2, lr: float = 1e-3,
-    seed: int = 0, init: Path | None = None, every: int = 100, workers: int = 1, precision: str = "bf16-mixed",
+    seed: int = 0, init: Path | None = None, stop: int | None = None, every: int = 100, workers: int = 1,
+    precision: str = "bf16-mixed",
     accelerator: str = "cpu",
 ) -> Path:  # fmt: skip
     """Train, going on from the last checkpoint in ``output`` if there is one; returns the last checkpoint.
@@ -80,7 +81,8 @@ def train(
         output: run folder (checkpoints, CSV log).
         dataset: items; ``steps * batch`` of them are used, in order.
         spec: the network.
-        steps, batch, lr, seed: optimisation.
+        steps, batch, lr, seed: optimisation; the learning rate falls over ``steps``.
+        stop: end the run at this step already.
         init: checkpoint whose weights a fresh run starts from.
         every: steps between checkpoints.
         workers: loading processes.
@@ -92,7 +94,8 @@ def train(
     if init is not None and not last.exists():
         task.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
     trainer = L.Trainer(
-        accelerator=accelerator, devices=1, precision=precision, max_steps=steps, logger=CSVLogger(str(output), name=""),  # type: ignore[arg-type]
+        accelerator=accelerator, devices=1, precision=precision, max_steps=stop or steps,  # type: ignore[arg-type]
+        logger=CSVLogger(str(output), name=""),
         callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0), Progress(25)],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
@@ -146,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         p.add_argument("--output", type=Path, required=True)
         p.add_argument("--init", type=Path)
         p.add_argument("--steps", type=int, required=True)
+        p.add_argument("--stop", type=int, help="end here, on the schedule of --steps")
         p.add_argument("--batch", type=int, default=2)
         p.add_argument("--lr", type=float, default=1e-3)
         p.add_argument("--seed", type=int, default=1)
@@ -162,14 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     real: RealSet | None = None
     test: list[RealCase] = []
     if args.what != "base":
-        cases = read_real_cases(args.data)
+        cases = read_real_cases(args.data, machine_labelled=True)
         mine = cases
         for name, training, held in _folds(cases):
             if args.what == f"fold-{name}":
                 mine, test = training, held
         real = RealSet(mine, spec, args.seed, args.steps * args.batch)
     last = train(args.output, Mixture(real, simulated, args.real_share), spec, steps=args.steps, batch=args.batch,
-                 lr=args.lr, seed=args.seed, init=args.init)  # fmt: skip
+                 lr=args.lr, seed=args.seed, init=args.init, stop=args.stop)  # fmt: skip
     facts = {
         "command": vars(args), "labels_sha256": maps.sha256, "maps": len(maps), "fine": FINE.shape,
         "test": [c.name for c in test], "scores_on_crops": score_crops(last, test, spec) if test else {},

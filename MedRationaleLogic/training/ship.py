@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,12 @@ def load_network(checkpoint: Path) -> RationaleNet:
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """Temperature (0.25 to 8) that minimises the negative log-likelihood; logits (n, values), labels (n,)."""
+    """Temperature (0.25 to 8) that minimises the negative log-likelihood; logits (n, values), labels (n,).
+
+    1 where there is nothing to measure it on.
+    """
+    if not len(labels):
+        return 1.0
     grid = torch.exp(torch.linspace(np.log(0.25), np.log(8.0), 61))
     losses = torch.stack([F.cross_entropy(logits / t, labels) for t in grid])
     return round(float(grid[int(losses.argmin())]), 4)
@@ -60,15 +66,25 @@ def expected_calibration_error(p: Tensor, labels: Tensor, bins: int = 10) -> flo
     return error
 
 
+@dataclass(frozen=True)
+class DrawnRegion:
+    """What a drawn region's suspicion follows from: its logits by attribute and the trunk's pooled residual."""
+
+    zone: str
+    category: int
+    logits: dict[str, Tensor]
+    residual: Tensor
+
+
 @torch.inference_mode()
 def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
-    """Reads every drawn region of simulated studies: logits with their truth, suspicions, masks and peaks."""
+    """Reads every drawn region of simulated studies: logits with their truth, what suspicion needs, masks, peaks."""
     values = net.value_embeddings()
     attributes = net.spec.attributes
     slices = {a.id: i for i, a in enumerate(attributes)}
     logits: dict[str, list[Tensor]] = defaultdict(list)
     labels: dict[str, list[int]] = defaultdict(list)
-    suspicion: list[tuple[float, int, float]] = []
+    regions: list[DrawnRegion] = []
     peaks: list[tuple[float, bool]] = []
     dsc: dict[str, list[float]] = defaultdict(list)
     for n in range(len(data)):
@@ -100,7 +116,7 @@ def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
         for row in range(ROWS):
             if not (item["labels"][row] >= 0).any():
                 continue
-            readings = {}
+            mine: dict[str, Tensor] = {}
             for s in SEQUENCES:
                 mask = item[f"regions_{s}"] == row + 1
                 if int(mask.sum()) < 4:
@@ -108,19 +124,23 @@ def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
                 index, place = gather(supports(mask, STEM_GRIDS[s].spacing))
                 embedding, attention = net.embed(s, features[s][0].flatten(1)[:, index])
                 for a, x in net.read(s, embedding, attention, place, values).items():
-                    readings[a] = torch.softmax(x, 0)
+                    mine[a] = x
                     label = int(item["labels"][row, slices[a]])
                     if label >= 0:
                         logits[a].append(x)
                         labels[a].append(label)
             mask = item["regions_t2w"] == row + 1
             category = int(item["category"][row])
-            if readings and mask.any() and category:
+            if mine and mask.any() and category:
                 zone = "PZ" if int(item["zone"][row]) == 0 else "TZ"
-                s = net.suspicion(zone, readings, residual[0, 0][mask].float().mean(), [True] * 3)
-                suspicion.append((float(torch.sigmoid(s.logit)), category, float(s.residual_share)))
-    return {"logits": {a: torch.stack(x) for a, x in logits.items()}, "labels": {a: torch.tensor(x) for a, x in labels.items()},
-            "suspicion": suspicion, "peaks": peaks, "dsc": dict(dsc)}  # fmt: skip
+                regions.append(DrawnRegion(zone, category, mine, residual[0, 0][mask].float().mean()))
+    return {
+        "logits": {a: torch.stack(x) for a, x in logits.items()},
+        "labels": {a: torch.tensor(x) for a, x in labels.items()},
+        "regions": regions,
+        "peaks": peaks,
+        "dsc": dict(dsc),
+    }
 
 
 def area_under_roc(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any]) -> float:
@@ -134,7 +154,20 @@ def area_under_roc(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any])
     return float((ranks[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
 
 
-def summarise(seen: dict[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+@torch.inference_mode()
+def suspicions(
+    net: RationaleNet, regions: Sequence[DrawnRegion], calibration: Mapping[str, float]
+) -> list[tuple[float, int, float]]:
+    """(suspicion, category, residual's share) by region, from calibrated readings as inference has them."""
+    out = []
+    for region in regions:
+        readings = {a: torch.softmax(x / calibration.get(a, 1.0), 0) for a, x in region.logits.items()}
+        s = net.suspicion(region.zone, readings, region.residual, [True] * len(SEQUENCES))
+        out.append((float(torch.sigmoid(s.logit)), region.category, float(s.residual_share)))
+    return out
+
+
+def summarise(net: RationaleNet, seen: dict[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
     """Calibration, thresholds and validation figures from :func:`validate`.
 
     Candidates' smallest peak: the Youden-optimal one over peaks of candidates on and off drawn positives, in 0.1..0.5.
@@ -149,29 +182,45 @@ def summarise(seen: dict[str, Any]) -> tuple[dict[str, float], dict[str, float],
         p = torch.softmax(x[half:] / t, 1)
         rest = y[half:]
         auc = [
-            area_under_roc(p[:, k].numpy(), (rest == k).numpy()) for k in range(x.shape[1]) if 0 < int((rest == k).sum()) < len(rest)
+            area_under_roc(p[:, k].numpy(), (rest == k).numpy()) for k in range(x.shape[1])
+            if 0 < int((rest == k).sum()) < len(rest)
         ]  # fmt: skip
         concepts[a] = {
-            "n": len(rest), "accuracy": round(float((p.argmax(1) == rest).float().mean()), 3),
-            "auroc_macro": round(float(np.mean(auc)), 3), "ece": round(expected_calibration_error(p, rest), 3),
+            "n": len(rest), "accuracy": _mean((p.argmax(1) == rest).tolist()), "auroc_macro": _mean(auc),
+            "ece": round(expected_calibration_error(p, rest), 3),
         }  # fmt: skip
-    s = np.array([v for v, c, _ in seen["suspicion"] if c != 3])
-    c = np.array([v >= 4 for _, v, _ in seen["suspicion"] if v != 3])
+    judged = suspicions(net, seen["regions"], calibration)
+    s = np.array([value for value, category, _ in judged if category != 3])
+    c = np.array([category >= 4 for _, category, _ in judged if category != 3], dtype=bool)
     peaks = np.array([p for p, _ in seen["peaks"]])
     hits = np.array([h for _, h in seen["peaks"]], dtype=bool)
     thresholds = {
         "lesion_peak": _youden(peaks, hits, 0.1, 0.5), "suspicion": _youden(s, c, 0.05, 0.8), "evidence": 0.5,
         "min_volume_ml": 0.1,
     }  # fmt: skip
+    auroc = area_under_roc(s, c)
     figures = {
         "studies": len(seen["dsc"]["gland"]),
-        "dsc": {k: {"mean": round(float(np.mean(v)), 3), "n": len(v)} for k, v in seen["dsc"].items()},
+        "dsc": {k: {"mean": _mean(v), "n": len(v)} for k, v in seen["dsc"].items()},
         "attributes_on_drawn_regions": concepts,
-        "suspicion_auroc": {"value": round(area_under_roc(s, c), 3), "n": len(s), "positive": int(c.sum())},
-        "residual_share_median": round(float(np.median([r for *_, r in seen["suspicion"]])), 3),
+        "suspicion_auroc": {
+            "value": None if np.isnan(auroc) else round(auroc, 3),
+            "n": len(s),
+            "positive": int(c.sum()),
+        },
+        "residual_share_median": _median([share for *_, share in judged]),
         "candidates": {"on_positives": int(hits.sum()), "elsewhere": int((~hits).sum())},
     }
     return calibration, thresholds, figures
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Rounded for the manifest; None, which JSON knows, where there is nothing to average."""
+    return round(float(np.mean(values)), 3) if len(values) else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(float(np.median(values)), 3) if len(values) else None
 
 
 def _youden(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], low: float, high: float) -> float:
@@ -187,7 +236,7 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
     """Calibrate, choose thresholds, write the bundle."""
     net = load_network(checkpoint)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
-    calibration, thresholds, figures = summarise(seen)
+    calibration, thresholds, figures = summarise(net, seen)
     manifest = bundle.Manifest(
         name=name, version=version, sha256="", network=NetworkSpec.to_dict(net.spec),
         lexicon_version=lexicon.load().version, thresholds=thresholds, calibration=calibration,
