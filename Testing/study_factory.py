@@ -1,6 +1,6 @@
 """Small synthetic studies as volumes, without files: one anatomy, a function of the patient point, on any grid.
 
-    study = make_study()                                  # T2W 12 x 96 x 96; ADC and high-b on a tilted grid of their own
+    study = make_study()                                       # ADC and high-b have a tilted grid of their own
     study = make_study(("adc", "hbv"))
     flipped = stored_otherwise(study.t2w, (1, 2, 0), (True, False, True))   # the same voxels, axes in another order
 
@@ -39,7 +39,10 @@ def direction(degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> tuple[fl
 
 
 def grid(
-    shape: Shape, spacing: Triple, degrees: tuple[float, float, float] = (0.0, 0.0, 0.0), shift: Sequence[float] = (0, 0, 0)
+    shape: Shape,
+    spacing: Triple,
+    degrees: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    shift: Sequence[float] = (0, 0, 0),
 ) -> Geometry:
     """A grid whose middle is :data:`CENTER` moved by ``shift`` (LPS, mm)."""
     cosines = tuple(float(v) for v in np.eye(3).ravel()) if degrees == (0.0, 0.0, 0.0) else direction(degrees)

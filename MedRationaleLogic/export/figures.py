@@ -30,7 +30,7 @@ EMPTY_FIELD_MM = 90.0
 ADC_WINDOW = (0.0, 2200.0)
 """1e-6 mm2/s; the same in every picture, so that two ADC maps can be compared by eye."""
 EVIDENCE_COLOURS = "plasma"
-EVIDENCE_OPACITY = 0.62
+EVIDENCE_OPACITY = 0.55
 PIXELS = 330
 """Width of a picture."""
 
@@ -272,7 +272,8 @@ def _grey(role: Role, image: NDArray[np.float32]) -> tuple[float, float]:
     finite = image[np.isfinite(image)]
     if not finite.size:
         return 0.0, 1.0
-    low, high = np.percentile(finite, (1.0, 99.5))
+    # High-b is nearly empty but for what matters: a lower white would drown it.
+    low, high = np.percentile(finite, (1.0, 99.9 if role == "hbv" else 99.5))
     return float(low), float(max(high, low + 1e-6))
 
 

@@ -5,7 +5,7 @@
 | ``explanation.json`` | the explanation without images (``Resources/Schema/explanation.schema.json``) |
 | ``zones.nii.gz`` | uint8 on the frame's grid: 1 PZ, 2 TZ |
 | ``lesions.nii.gz`` | uint8 on the frame's grid: instance numbers |
-| ``evidence/<concept-id>.nii.gz`` | dense evidence of the study on the frame's grid: uint8, slope 1/255, reads as 0..1 |
+| ``evidence/<concept-id>.nii.gz`` | dense evidence on the frame's grid: uint8 with slope 1/255, reads as 0..1 |
 | ``report.html`` | the report, one self-contained file |
 | ``report.txt`` | the same for a RIS, ASCII |
 """
@@ -203,13 +203,12 @@ def _check(target: Path) -> None:
     evidence = target / EVIDENCE
     if evidence.is_dir():
         strange += sorted(
-            f"{EVIDENCE}/{p.name}"
-            for p in evidence.iterdir()
-            if p.name not in _LITTER and not p.name.endswith(_SUFFIX)
+            f"{EVIDENCE}/{p.name}" for p in evidence.iterdir() if p.name not in _LITTER and not p.name.endswith(_SUFFIX)
         )
     if strange:
         raise ResultsError(
-            f"{target.name} holds an earlier result, but also {strange[0]}, which would be lost; move it away or {advice}"
+            f"{target.name} holds an earlier result, but also {strange[0]}, which would be lost; move it away or "
+            f"{advice}"
         )
 
 

@@ -109,7 +109,7 @@ def _study(explanation: Explanation) -> dict[str, Any]:
             "diameters": f"{gland.transverse_mm:.0f} x {gland.ap_mm:.0f} x {gland.longitudinal_mm:.0f} mm",
         },
         "psa": None if study.psa is None else f"{study.psa:g} ng/mL",
-        "density": density.text if density else None,
+        "density": density.text.removeprefix("PSA density ") if density else None,
         "flags": explanation.flags,
     }
 
@@ -340,12 +340,15 @@ def _row(
         }
     )
     threshold = explanation.evidence.threshold
+    # White and thin: the colour in these pictures is the evidence's.
+    thin = [figures.Outline(x.mask, "#ffffff", 0.8, x.style) for x in outlines]
     for one in shown:
         highest = float(figures.evidence_slice(explanation, part, role, one.concept).max(initial=0.0))
-        seen = f"up to {highest:.2f} here" if highest >= threshold else f"below {threshold:.2f} here, so transparent"
+        seen = f"up to {highest:.2f}" if highest >= threshold else f"below {threshold:.2f}, so transparent,"
+        seen += " in this picture"
         row["pictures"].append(
             {
-                "src": figures.draw(explanation, part, role, outlines=outlines, evidence=one.concept),
+                "src": figures.draw(explanation, part, role, outlines=thin, evidence=one.concept),
                 "alt": f"{name}, {place}: evidence of {words.concept_phrase(one.concept)}, {seen}",
                 "head": words.concept_phrase(one.concept),
                 "said": f"{one.said}{seen}",
@@ -362,29 +365,54 @@ def _measured_here(explanation: Explanation, lesion: Lesion, role: Role) -> bool
 
 
 def _strongest(lesion: Lesion, role: Role) -> list[_Shown]:
-    """The concepts behind a sequence's answers, most probable first; one per attribute, so no near-duplicates."""
-    cited = [s.evidence for s in lesion.rationale.steps if s.sequence == role and s.evidence is not None]
+    """The concepts behind a sequence's answers: first those that its score rests on, most probable first.
+
+    One per attribute, so no near-duplicates ("hypointense" beside "markedly hypointense")."""
+    rationale = lesion.rationale
+    score = rationale.step("t2w.score" if role == "t2w" else "dwi.score")
     readings = {r.concept: r for r in lesion.readings if r.peak is not None}
-    ranked = sorted((readings[c] for c in dict.fromkeys(cited) if c in readings), key=lambda r: -r.probability)
+    cited = [
+        (step.id in score.based_on, readings[step.evidence])
+        for step in rationale.steps
+        if step.sequence == role and step.evidence is not None and step.evidence in readings
+    ]
+    ranked = sorted(cited, key=lambda one: (not one[0], -one[1].probability))
     return [
         _Shown(r.concept, f"probability {r.probability:.2f}; strongest on slice {(r.peak_slice or 0) + 1}; ")
-        for r in ranked[:MAPS_PER_SEQUENCE]
+        for _, r in ranked[:MAPS_PER_SEQUENCE]
     ]
 
 
 def _strip(explanation: Explanation) -> dict[str, Any]:
-    """Evidence of a study without a region: each sequence's most suspicious concepts at the gland's largest slice."""
-    gland = explanation.zones.array > 0
-    areas = gland.sum((1, 2))
-    index = int(areas.argmax()) if areas.any() else explanation.frame.geometry.shape[0] // 2
+    """Evidence of a study without a region: what came nearest, on the slice where it did."""
+    found = {role: _suspicious(explanation, role) for role in explanation.study.roles}
+    threshold = explanation.evidence.threshold
+    highest = max((one for ones in found.values() for one in ones), key=lambda one: one.value, default=None)
+    if highest is not None and highest.value >= threshold:
+        index, why = highest.index, f"on the slice of the highest one ({words.concept_phrase(highest.concept)})"
+    else:
+        areas = (explanation.zones.array > 0).sum((1, 2))
+        index = int(areas.argmax()) if areas.any() else explanation.frame.geometry.shape[0] // 2
+        place = "the gland's largest slice" if areas.any() else "the middle slice, as no gland was found"
+        why = f"none reaches {threshold:.2f}, so on {place}"
     part = figures.window(explanation, index)
-    rows = [
-        _row(explanation, role, part, [], "no suspicious region", _suspicious(explanation, role)) for role in ROLES
-    ]
-    return {"slice": words.slice_words(explanation.frame.geometry, index), "rows": rows}
+    rows = []
+    for role in ROLES:
+        shown = [_Shown(x.concept, f"highest in the gland {x.value:.2f}; ") for x in found.get(role, [])]
+        rows.append(_row(explanation, role, part, [], "no suspicious region", shown))
+    return {"slice": words.slice_words(explanation.frame.geometry, index), "why": why, "rows": rows}
 
 
-def _suspicious(explanation: Explanation, role: Role) -> list[_Shown]:
+@dataclass(frozen=True)
+class _Peak:
+    """The highest evidence of a concept in the gland, and the frame's slice where it lies."""
+
+    value: float
+    concept: str
+    index: int
+
+
+def _suspicious(explanation: Explanation, role: Role) -> list[_Peak]:
     """A sequence's concepts that speak for a high score, by their highest evidence in the gland."""
     field = explanation.evidence.fields.get(role)
     if field is None:
@@ -392,13 +420,18 @@ def _suspicious(explanation: Explanation, role: Role) -> list[_Shown]:
     inside = explanation.zones.resample(field.geometry, nearest=True).array > 0
     if not inside.any():
         inside = np.ones(field.geometry.shape, bool)
+    frame = explanation.frame.geometry
     found = []
     for concept in lexicon.load().seen_concepts(role):
         scores = [s for zone in concept.supports.values() for s in zone if isinstance(s, int)]
-        if max(scores, default=0) >= SUSPICIOUS_SCORE:
-            found.append((float(explanation.evidence.native(concept.id).array[inside].max()), concept.id))
-    ranked = sorted(found, key=lambda pair: -pair[0])[:MAPS_PER_SEQUENCE]
-    return [_Shown(concept, f"highest in the gland {value:.2f}; ") for value, concept in ranked]
+        if max(scores, default=0) < SUSPICIOUS_SCORE:
+            continue
+        values = np.where(inside, explanation.evidence.native(concept.id).array, -1.0)
+        at = np.unravel_index(int(values.argmax()), values.shape)
+        height = float(frame.to_index(field.geometry.to_patient(at))[0])
+        index = int(np.clip(round(height), 0, frame.shape[0] - 1))
+        found.append(_Peak(float(values[at]), concept.id, index))
+    return sorted(found, key=lambda one: -one.value)[:MAPS_PER_SEQUENCE]
 
 
 def _legend(explanation: Explanation) -> dict[str, Any]:

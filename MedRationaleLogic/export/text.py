@@ -16,7 +16,9 @@ WIDTH = 78
 NOT_PROVIDED = "not provided"
 
 # What ASCII lacks and our own words use.
-_ASCII = str.maketrans({"×": "x", "–": "-", "—": "-", "µ": "u", "μ": "u", "²": "2", "≥": ">=", "≤": "<=", "’": "'", "°": " degrees"})
+_ASCII = str.maketrans(
+    {"×": "x", "–": "-", "—": "-", "µ": "u", "μ": "u", "²": "2", "≥": ">=", "≤": "<=", "’": "'", "°": " degrees"}
+)
 
 
 def ris_text(explanation: Explanation) -> str:
@@ -155,10 +157,7 @@ def _scores(path: ZonePath) -> str:
 
 
 def _dropped(explanation: Explanation) -> list[str]:
-    return [
-        f"- {x.reason}; {x.volume_ml:.2f} mL at {words.point_words(x.center)}"
-        for x in explanation.dropped
-    ]
+    return [f"- {x.reason}; {x.volume_ml:.2f} mL at {words.point_words(x.center)}" for x in explanation.dropped]
 
 
 def _outside(explanation: Explanation) -> list[str]:

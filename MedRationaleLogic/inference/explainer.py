@@ -297,7 +297,7 @@ def region_on(mask: Volume, grid: Geometry) -> NDArray[np.bool_]:
         bool (z, y, x); empty only where the grid misses the region.
     """
     if mask.geometry == grid:
-        return np.asarray(mask.array, dtype=bool)
+        return np.array(mask.array, dtype=bool)
     soft = Volume(mask.array.astype(np.float32), mask.geometry).resample(grid).array >= 0.5
     if soft.any():
         return soft

@@ -271,9 +271,11 @@ def install(archive: Path, *, sha256: str | None = None) -> Bundle:
         else:
             _unzip(archive, place)
         bundle = read(place, called=archive.name)
-        final = target / f"{bundle.manifest.name}-{bundle.manifest.version}"
-        if any(c in final.name for c in '/\\:*?"<>|') or final.name.startswith("."):
-            raise BundleError(f"{archive.name}: {final.name!r} cannot be a folder's name")
+        # the manifest is not ours: its name must not lead out of the user's folder either
+        name = f"{bundle.manifest.name}-{bundle.manifest.version}"
+        if any(c in '/\\:*?"<>|' or not c.isprintable() for c in name) or name.startswith("."):
+            raise BundleError(f"{archive.name}: {name!r} cannot be a folder's name")
+        final = target / name
         if final.exists():
             shutil.rmtree(final)
         place.rename(final)

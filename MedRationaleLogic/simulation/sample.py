@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -189,9 +190,10 @@ def sample_scene() -> Scene:
 def make_sample() -> Sample:
     """Draw and image the sample study; takes some seconds, and gives the same voxels every time."""
     scene = sample_scene()
-    picture, zones = render_t2w(scene, _SEEDS["t2w"], _T2W)
-    side, _ = render_t2w(scene, _SEEDS["sagittal"], _SAGITTAL)
-    adc, diffusion = render_diffusion(scene, _SEEDS["diffusion"], _DIFFUSION, (*ACQUIRED_B, CALCULATED_B))
+    with _one_thread():
+        picture, zones = render_t2w(scene, _SEEDS["t2w"], _T2W)
+        side, _ = render_t2w(scene, _SEEDS["sagittal"], _SAGITTAL)
+        adc, diffusion = render_diffusion(scene, _SEEDS["diffusion"], _DIFFUSION, (*ACQUIRED_B, CALCULATED_B))
     t2w_grid, grid = _place(_T2W), _place(_DIFFUSION)
     return Sample(
         t2w=_volume(picture.image, 500.0, t2w_grid, "t2w"),
@@ -204,6 +206,17 @@ def make_sample() -> Sample:
     )
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over a grid round differently with another number of threads, and some voxels would with them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _place(spec: GridSpec) -> Geometry:
     return Geometry(spec.shape, spec.spacing).centered_on(CENTER, spec.shape, spec.spacing)
 
@@ -213,13 +226,14 @@ def _volume(image: torch.Tensor, scale: float, grid: Geometry, name: str) -> Vol
 
 
 def _sagittal(volume: Volume) -> Volume:
-    """An axially ordered volume as sagittal slices from right to left: columns run to the back, rows down."""
-    array = np.ascontiguousarray(volume.array[::-1].transpose(2, 0, 1))
+    """An axially ordered volume as sagittal slices from left to right: columns run to the back, rows down."""
+    array = np.ascontiguousarray(volume.array[::-1, :, ::-1].transpose(2, 0, 1))
     z, y, x = volume.geometry.spacing
-    origin = volume.geometry.to_patient((volume.geometry.shape[0] - 1, 0, 0))
-    # columns of the direction: along a row (P), along a column (I), along the slices (L)
-    direction = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-    place = Geometry(array.shape, (x, z, y), (float(origin[0]), float(origin[1]), float(origin[2])), direction)
+    nz, _, nx = volume.geometry.shape
+    first = volume.geometry.to_patient((nz - 1, 0, nx - 1))
+    # its columns: along a row (P), along a column (I), along the slices (R)
+    direction = (0.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+    place = Geometry(array.shape, (x, z, y), (float(first[0]), float(first[1]), float(first[2])), direction)
     return Volume(array, place, volume.name)
 
 
@@ -257,8 +271,8 @@ class SampleFiles:
 def write_sample(folder: Path, sample: Sample | None = None) -> SampleFiles:
     """Write the sample study into a folder: ``dicom/``, ``nifti/``, ``truth/`` and ``sample.json``.
 
-    Everything is made beside the folder and put in place at the end. The bytes are the same every time (for the same
-    versions of the libraries that compress).
+    Everything is made beside the folder and put in place at the end. The bytes are the same every time, whatever the
+    number of threads; another version of PyTorch or of zlib may give others.
 
     Args:
         folder: absent, empty, or a sample written before, which is replaced.

@@ -130,6 +130,17 @@ def score_crops(checkpoint: Path, cases: Sequence[RealCase], spec: NetworkSpec) 
     return out
 
 
+def soup(checkpoints: Sequence[Path], output: Path) -> None:
+    """Mean of the weights of runs that were fine-tuned from one base (model soups, Wortsman 2022), as a checkpoint."""
+    states = [torch.load(path, map_location="cpu", weights_only=True) for path in checkpoints]
+    mean = dict(states[0]["state_dict"])
+    for name, value in mean.items():
+        if value.is_floating_point():
+            mean[name] = torch.stack([s["state_dict"][name].double() for s in states]).mean(0).to(value.dtype)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": mean, "hyper_parameters": states[0]["hyper_parameters"]}, output)
+
+
 def _folds(cases: Sequence[RealCase]) -> Iterator[tuple[str, list[RealCase], list[RealCase]]]:
     for name, test in (("A", FOLD_A), ("B", FOLD_B)):
         yield name, [c for c in cases if c.name not in test], [c for c in cases if c.name in test]
@@ -142,6 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bank = sub.add_parser("bank", help="pack zone maps for the simulation")
     bank.add_argument("--labels", type=Path, required=True, help="folder of <patient>_<study>.nii.gz zone maps")
     bank.add_argument("--output", type=Path, required=True)
+    mean = sub.add_parser("soup", help="mean weights of several checkpoints of one base")
+    mean.add_argument("--checkpoints", type=Path, nargs="+", required=True)
+    mean.add_argument("--output", type=Path, required=True)
     for name in ("base", "fold-A", "fold-B", "all"):
         p = sub.add_parser(name)
         p.add_argument("--bank", type=Path, required=True)
@@ -158,6 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.what == "bank":
         read_bank(sorted(args.labels.glob("*.nii.gz"))).save(args.output)
+        return
+    if args.what == "soup":
+        soup(args.checkpoints, args.output)
         return
     torch.set_num_threads(args.threads)
     spec = spec_from_lexicon()
