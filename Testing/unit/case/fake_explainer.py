@@ -19,7 +19,6 @@ from MedRationaleLogic.inference.explanation import Explanation, Lesion
 from MedRationaleLogic.pirads import lexicon, rationale
 from Testing.explanation_factory import PZ_LEFT, SURE_PZ, TZ_RIGHT, UNSURE_TZ, Region, make_explanation
 
-
 _MADE: dict[str, Explanation] = {}
 
 

@@ -28,6 +28,8 @@ def explainer(tmp_path_factory: pytest.TempPathFactory):
     net = made.network()
     with torch.no_grad():
         net.trunk.zones.bias[0] -= 10.0
+        net.trunk.lesion.weight *= 6.0
+        net.trunk.lesion.bias.fill_(-7.0)
     yield Explainer(save(net, made.path, made.manifest), "cpu", "float32")
     torch.set_num_threads(threads)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,12 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image.SetSpacing((4.0, 4.0, 3.0))
         sitk.WriteImage(image, str(folder / f"{name}.nii.gz"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    """Made once; tests take copies."""
+    return tiny_bundle(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -315,12 +322,17 @@ def test_a_bad_study_leaves_nothing(
     assert list(work.iterdir()) == []
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
-def test_a_study_that_may_not_be_read(study_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    locked = tmp_path / "t2w.nii.gz"
-    locked.write_bytes((study_folder / "t2w.nii.gz").read_bytes())
-    locked.chmod(0)
-    assert run(["explain", str(locked), "-o", str(tmp_path / "out")]) == ExitCode.BAD_STUDY
+def test_a_study_that_may_not_be_read(
+    study_folder: Path, work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/somebody/t2w.nii.gz")
+
+    monkeypatch.setattr("MedRationaleLogic.imaging.study.read_study", locked)
+    assert run(["explain", str(study_folder), "-o", "out", "-q"]) == ExitCode.BAD_STUDY
+    told = capsys.readouterr().err
+    assert "t2w.nii.gz: cannot be read (Permission denied)" in told
+    assert "somebody" not in told
 
 
 def test_no_bundle(study_folder: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -332,9 +344,9 @@ def test_no_bundle(study_folder: Path, work: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_is_not_there(
-    study_folder: Path, work: Path, no_bundles: Path, capsys: pytest.CaptureFixture[str]
+    study_folder: Path, work: Path, no_bundles: Path, tiny: bundles.Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny_bundle(no_bundles)
+    shutil.copytree(tiny.path.parent, no_bundles)
     arguments = ["explain", str(study_folder), "-o", "out", "-q", "--bundle", "tiny", "--device", "cuda"]
     assert run(arguments) == ExitCode.DEVICE
     assert "CUDA" in capsys.readouterr().err
@@ -373,8 +385,8 @@ def test_ctrl_c_while_writing_leaves_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_from_outside(study_folder: Path, work: Path, no_bundles: Path) -> None:
-    tiny_bundle(no_bundles)
+def test_ctrl_c_from_outside(study_folder: Path, work: Path, no_bundles: Path, tiny: bundles.Bundle) -> None:
+    shutil.copytree(tiny.path.parent, no_bundles)
     command = [sys.executable, "-m", "MedRationaleLogic.cli", "explain", str(study_folder), "-o", "out"]
     process = subprocess.Popen(
         [*command, "--bundle", "tiny"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -395,16 +407,17 @@ def test_ctrl_c_from_outside(study_folder: Path, work: Path, no_bundles: Path) -
 # --------------------------------------------------------------------------------------------------------- bundle, info
 
 
-def test_bundles_come_and_go(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundles_come_and_go(
+    work: Path, tmp_path: Path, tiny: bundles.Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["bundle", "list"]) == ExitCode.OK
     assert "No bundle found" in capsys.readouterr().out
     assert run(["bundle", "verify"]) == ExitCode.MISSING
     capsys.readouterr()
 
-    made = tiny_bundle(tmp_path / "made")
     archive = tmp_path / "tiny.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for part in made.path.iterdir():
+        for part in tiny.path.iterdir():
             file.write(part, f"tiny-0.0.1/{part.name}")
     wrong = ["bundle", "install", str(archive), "--sha256", "0" * 64, "--json"]
     assert run(wrong) == ExitCode.MISSING
@@ -415,7 +428,7 @@ def test_bundles_come_and_go(work: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert run(["bundle", "list", "--json"]) == ExitCode.OK
     (row,) = one_object(capsys.readouterr().out)["bundles"]
     assert (row["name"], row["version"], row["place"], row["in_use"]) == ("tiny", "0.0.1", "user", True)
-    assert row["sha256"] == made.manifest.sha256
+    assert row["sha256"] == tiny.manifest.sha256
     assert run(["bundle", "list"]) == ExitCode.OK
     assert "in use" in capsys.readouterr().out
     assert run(["bundle", "verify"]) == run(["bundle", "verify", "tiny"]) == ExitCode.OK
@@ -427,18 +440,17 @@ def test_bundles_come_and_go(work: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_damaged_bundle_is_refused_by_name(
-    study_folder: Path, work: Path, no_bundles: Path, capsys: pytest.CaptureFixture[str]
+    study_folder: Path, work: Path, no_bundles: Path, tiny: bundles.Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good, other = tiny_bundle(no_bundles), tiny_bundle(no_bundles / ".." / "other")
-    broken = no_bundles / "bad-0.0.1"
-    other.path.rename(broken)
+    shutil.copytree(tiny.path.parent, no_bundles)
+    broken = shutil.copytree(tiny.path, no_bundles / "bad-0.0.1")
     weights = broken / bundles.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     assert run(["bundle", "verify", "--json"]) == ExitCode.MISSING
     found = one_object(capsys.readouterr().out)
     assert found["error"] == "refused: bad-0.0.1"
     problems = {row["name"]: row["problem"] for row in found["bundles"]}
-    assert problems[good.manifest.name] is None
+    assert problems[tiny.manifest.name] is None
     assert "SHA-256" in problems["bad-0.0.1"]
     assert run(["bundle", "verify"]) == ExitCode.MISSING
     assert "damaged" in capsys.readouterr().out
@@ -446,8 +458,8 @@ def test_a_damaged_bundle_is_refused_by_name(
     assert list(work.iterdir()) == []
 
 
-def test_info(no_bundles: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_bundle(no_bundles)
+def test_info(no_bundles: Path, repository: Path, tiny: bundles.Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(tiny.path.parent, no_bundles)
     assert run(["info", "--json"]) == ExitCode.OK
     found = one_object(capsys.readouterr().out)
     assert found["medrationale"] == MedRationaleLogic.__version__

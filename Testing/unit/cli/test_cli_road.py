@@ -20,7 +20,7 @@ from MedRationaleLogic.cli import DEMO_GLAND_DSC, ExitCode, check_demo, demo_agr
 from MedRationaleLogic.inference.explanation import Explanation
 from MedRationaleLogic.model import bundle as bundles
 from MedRationaleLogic.simulation import sample as sample_module
-from MedRationaleLogic.simulation.sample import Sample, make_sample
+from MedRationaleLogic.simulation.sample import Sample, SampleFiles, make_sample
 from Testing.bundle_factory import tiny_bundle
 
 
@@ -74,6 +74,7 @@ def demo(drawn: Sample, patch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
         once.setattr(cli, "_print_json", keep_json)
         once.setattr(cli, "check_demo", keep)
         threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # so small a network gains nothing by more
         code = run(["demo", "-o", str(root / "out"), "--bundle", "tiny", "--device", "cpu", "--json"])
         torch.set_num_threads(threads)
     return Demo(root / "out", code, seen["out"], seen["explanation"], seen["opened"])
@@ -140,6 +141,7 @@ def test_a_failed_check_fails_the_demo(
 ) -> None:
     monkeypatch.setattr(cli, "_explain", lambda *_: (demo.explanation, demo.folder / "results" / "report.html"))
     monkeypatch.setattr(cli, "check_demo", lambda *_: {"explanation.json fits its schema": False})
+    monkeypatch.setattr(sample_module, "write_sample", lambda folder, _: SampleFiles(folder))
     before = len(demo.opened)
     assert run(["demo", "-o", str(demo.folder), "--bundle", "tiny", "--json", "-q"]) == ExitCode.UNEXPECTED
     found = json.loads(capsys.readouterr().out)
@@ -153,6 +155,7 @@ def test_a_failed_check_fails_the_demo(
 def test_demo_tells_a_person(demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     report = demo.folder / "results" / "report.html"
     monkeypatch.setattr(cli, "_explain", lambda *_: (demo.explanation, report))
+    monkeypatch.setattr(sample_module, "write_sample", lambda folder, _: SampleFiles(folder))
     before = len(demo.opened)
     assert run(["demo", "-o", str(demo.folder), "--bundle", "tiny", "--headless"]) == ExitCode.OK
     told = capsys.readouterr()
