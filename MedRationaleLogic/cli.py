@@ -394,6 +394,9 @@ def _print_summary(console: Console, explanation: Explanation, report: Path) -> 
         )
     if explanation.lesions:
         console.print(_lesion_table(explanation))
+        for lesion in explanation.lesions:
+            for flag in lesion.all_flags:
+                console.print(f"  region {lesion.number}: {flag}", style="yellow")
     else:
         console.print("No suspicious region found.")
     if explanation.dropped:
@@ -407,23 +410,22 @@ def _print_summary(console: Console, explanation: Explanation, report: Path) -> 
 
 
 def _lesion_table(explanation: Explanation) -> Any:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from MedRationaleLogic.export import words
 
-    table = Table("region", "zone", "largest sector", "size", "T2W", "DWI", "category", "suspicion", "flags")
+    table = Table("region", "largest sector", "size", "T2W", "DWI", "PI-RADS", "suspicion", box=SIMPLE_HEAD)
     for lesion in explanation.lesions:
         others = words.reachable_words(lesion.rationale.category_reachable, lesion.category)
         table.add_row(
             str(lesion.number),
-            lesion.rationale.zone,
-            words.sector_words(lesion.measures.sectors[0][0]) if lesion.measures.sectors else "none",
+            words.sector_words(lesion.measures.sectors[0][0]) if lesion.measures.sectors else lesion.rationale.zone,
             words.lesion_size(lesion)[0],
             str(lesion.rationale.t2w),
             str(lesion.rationale.dwi),
             f"{lesion.category}" + (f" (or {others})" if others else ""),
             f"{lesion.suspicion.value:.2f}" if lesion.suspicion else "not read",
-            str(len(lesion.all_flags) or ""),
         )
     return table
 
