@@ -15,6 +15,8 @@ from MedRationaleLogic.imaging.volume import Geometry, Volume
 
 #: Side (mm) of the central box whose median scales the high-b image; it lies in the prostate.
 _CENTRAL_MM = (30.0, 40.0, 40.0)
+#: Share of a voxel within which a point counts as lying on the field of view's edge.
+_EDGE = 1e-5
 
 
 def axial_geometry(geometry: Geometry) -> Geometry:
@@ -101,7 +103,8 @@ def inside(field: Geometry, grid: Geometry) -> NDArray[np.bool_]:
             + matrix[axis, 1] * steps[1][None, :, None]
             + matrix[axis, 2] * steps[2][None, None, :]
         )
-        result &= (position > -0.5) & (position < size - 0.5)
+        # a point on the very edge is out, whatever the last bit of a tilted grid says
+        result &= (position > -0.5 + _EDGE) & (position < size - 0.5 - _EDGE)
     return result
 
 

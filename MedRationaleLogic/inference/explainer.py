@@ -28,7 +28,7 @@ from MedRationaleLogic.inference.explanation import (
     Provenance,
     SuspicionParts,
 )
-from MedRationaleLogic.model.grids import COARSE, FINE, SEQUENCES, STEM_GRIDS
+from MedRationaleLogic.model.grids import COARSE, FINE, SEQUENCES, STEM_GRIDS, TYPICAL_GLAND_MM, ZOOM_LIMITS
 from MedRationaleLogic.pirads import lexicon, rationale, rules
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 MIXED_SHARE: Final = 0.25
 #: "Explain here" grows a region of at most this radius around the point.
 REACH_MM: Final = 12.0
+#: Passes over the T2W alone that settle the crop's place and zoom, after the coarse one.
+ZOOM_PASSES: Final = 2
+#: A smaller find is no gland, and the crop stays where it is.
+SMALLEST_GLAND_MM3: Final = 2000.0
 #: A gland outside this range is no prostate that the network has seen.
 PLAUSIBLE_GLAND_ML: Final = (8.0, 250.0)
 
@@ -418,21 +422,17 @@ class Explainer:
         with torch.inference_mode():
             with clock.stage("finding the gland", 0.05):
                 for role in study.roles:
-                    center, said = self._locate(net, autocast, study, role)
-                    volume = study.volume(role)
-                    assert volume is not None
-                    spec = STEM_GRIDS[role]
-                    grids[role] = axial_geometry(volume.geometry).centered_on(center, spec.shape, spec.spacing)
+                    grids[role], said = self._locate(net, autocast, study, role)
                     flags += said
+            if study.t2w is not None:
+                with clock.stage("zooming in on the gland", 0.1):
+                    grids["t2w"] = self._zoom(net, autocast, study.t2w, grids["t2w"])
             for i, role in enumerate(study.roles):
-                with clock.stage(f"reading {_NAMES[role]}", 0.1 + 0.15 * i):
+                with clock.stage(f"reading {_NAMES[role]}", 0.3 + 0.08 * i):
                     volume = study.volume(role)
                     assert volume is not None
                     grid = grids[role]
-                    image, valid = sample(volume, grid)
-                    x = torch.from_numpy(normalise(role, image, valid, grid.spacing))[None, None]
-                    with autocast:
-                        seen = net.stems[role](x.to(self.place.device))
+                    seen, valid = self._stem(net, autocast, role, volume, grid)
                     features[role] = seen
                     fields[role] = self._field(net, role, seen, values, grid, valid)
             with clock.stage("fusing the sequences", 0.55):
@@ -452,10 +452,43 @@ class Explainer:
             study, self.bundle, self.place, fields, flat, grids, fine, zone_p, lesion_p, rest, tuple(flags)
         )
 
-    def _locate(
-        self, net: RationaleNet, autocast: Any, study: Study, role: Role
-    ) -> tuple[NDArray[np.float64], list[str]]:
-        """The gland's middle (LPS mm) from one sequence alone; the middle of the field of view when it is not found."""
+    def _stem(
+        self, net: RationaleNet, autocast: Any, role: str, volume: Volume, grid: Geometry
+    ) -> tuple[Tensor, NDArray[np.bool_]]:
+        """One sequence's features (1, c, z, y, x) on a grid, and where the sequence has voxels there."""
+        import torch
+
+        image, valid = sample(volume, grid)
+        x = torch.from_numpy(normalise(role, image, valid, grid.spacing))[None, None]
+        with autocast:
+            return net.stems[role](x.to(self.place.device)), valid
+
+    def _zoom(self, net: RationaleNet, autocast: Any, t2w: Volume, grid: Geometry) -> Geometry:
+        """The T2W's grid, moved and zoomed until the gland has its typical place and size in it; reads T2W only."""
+        import torch
+
+        alone = torch.tensor([[1.0, 0.0, 0.0]], device=self.place.device)
+        for _ in range(ZOOM_PASSES):
+            seen, valid = self._stem(net, autocast, "t2w", t2w, grid)
+            with autocast:
+                zones, _, _ = net.trunk({"t2w": seen}, {}, alone)
+            gland = torch.softmax(zones[0].float(), 0)[1:].sum(0).cpu().numpy() > 0.5
+            found = _largest(gland & valid)
+            if found.sum() * grid.voxel_volume < SMALLEST_GLAND_MM3:
+                return grid
+            center = grid.to_patient(_middle(found))
+            zoomed = _zoomed(grid, center, _in_plane_size(found, grid))
+            moved = float(np.linalg.norm(center - grid.center))
+            if abs(zoomed.spacing[2] / grid.spacing[2] - 1) < 0.03 and moved < 3.0:
+                return grid
+            grid = zoomed
+        return grid
+
+    def _locate(self, net: RationaleNet, autocast: Any, study: Study, role: Role) -> tuple[Geometry, list[str]]:
+        """The stem's grid around the gland, found in one sequence alone; around the middle when it is not found.
+
+        The T2W's is zoomed to the gland's size. Diffusion's is not: it is coarser, wider, and the gland always fits.
+        """
         import torch
 
         volume = study.volume(role)
@@ -467,18 +500,14 @@ class Explainer:
         x = torch.from_numpy(normalise(role, image, valid, grid.spacing))[None, None].to(self.place.device)
         with autocast:
             p = torch.sigmoid(net.locate(role, x)[0, 0].float()).cpu().numpy()
-        labels, count = ndimage.label((p > 0.5) & valid)
-        if count:
-            sizes = np.bincount(labels.ravel())
-            sizes[0] = 0
-            index = np.argwhere(labels == int(sizes.argmax()))
-            if len(index) * grid.voxel_volume >= 2000.0:
-                # between the centroid, which is steady, and the box's middle, which keeps both ends of a long gland
-                middle = (index.mean(0) + (index.min(0) + index.max(0)) / 2) / 2
-                return grid.to_patient(middle), []
-        lead = role == study.roles[0]
+        spec = STEM_GRIDS[role]
+        found = _largest((p > 0.5) & valid)
+        if found.sum() * grid.voxel_volume >= SMALLEST_GLAND_MM3:
+            around = axial.centered_on(grid.to_patient(_middle(found)), spec.shape, spec.spacing)
+            return (_zoomed(around, around.center, _in_plane_size(found, grid)) if role == "t2w" else around), []
         note = f"gland not found by the coarse pass on {_NAMES[role]}; the middle of the field of view was used"
-        return axial.center, [note] if lead else []
+        lead = role == study.roles[0]
+        return axial.centered_on(axial.center, spec.shape, spec.spacing), [note] if lead else []
 
     def _field(
         self, net: RationaleNet, role: str, seen: Tensor, values: Tensor, grid: Geometry, valid: NDArray[np.bool_]
@@ -505,12 +534,7 @@ class Explainer:
         frame = reader.study.frame.geometry
         pz = Volume(reader.zone_probability[1], reader.fine).resample(frame).array
         tz = Volume(reader.zone_probability[2], reader.fine).resample(frame).array
-        gland = (pz + tz) > 0.5
-        labels, count = ndimage.label(gland)
-        if count > 1:
-            sizes = np.bincount(labels.ravel())
-            sizes[0] = 0
-            gland = labels == int(sizes.argmax())
+        gland = _largest((pz + tz) > 0.5).copy()
         slices = np.moveaxis(gland, axial_axis(frame), 0)  # a view: filling it fills the gland
         for k in range(len(slices)):
             slices[k] = ndimage.binary_fill_holes(slices[k])
@@ -578,6 +602,35 @@ class Explainer:
             device=self.place.device, precision=self.place.precision,
             seconds={k: round(v, 4) for k, v in seconds.items()}, notes=self.place.notes,
         )  # fmt: skip
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part of a mask."""
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == int(sizes.argmax()))
+
+
+def _middle(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Index (z, y, x) between the centroid, which is steady, and the box's middle, which keeps both ends of a gland."""
+    index = np.argwhere(mask)
+    return np.asarray((index.mean(0) + (index.min(0) + index.max(0)) / 2) / 2)
+
+
+def _in_plane_size(gland: NDArray[np.bool_], grid: Geometry) -> float:
+    """Mean diameter (mm) of the circle with the gland's area, over slices with more than half the largest area."""
+    area = np.count_nonzero(gland, axis=(1, 2)) * grid.spacing[1] * grid.spacing[2]
+    return float(np.sqrt(4 / np.pi * area[area > 0.5 * area.max()]).mean())
+
+
+def _zoomed(grid: Geometry, center: ArrayLike, size_mm: float) -> Geometry:
+    """The fine grid around a point at the zoom that brings a gland of this size to the typical one."""
+    zoom = float(np.clip(size_mm / TYPICAL_GLAND_MM, *ZOOM_LIMITS))
+    z, y, x = FINE.spacing
+    return grid.centered_on(center, FINE.shape, (z, y * zoom, x * zoom))
 
 
 _NAMES: Final = {"t2w": "T2W", "adc": "ADC", "hbv": "high-b"}

@@ -340,8 +340,9 @@ def save(net: RationaleNet, folder: Path, manifest: Manifest) -> Bundle:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".bundle-") as scratch:
         place = Path(scratch) / "bundle"
         place.mkdir()
+        # one entry of metadata only: their order in the file is not fixed, and the same weights shall be the same file
         weights = {k: v.detach().to(torch.float16).contiguous() for k, v in net.state_dict().items()}
-        save_file(weights, str(place / WEIGHTS), metadata={"name": manifest.name, "version": manifest.version})
+        save_file(weights, str(place / WEIGHTS), metadata={"bundle": f"{manifest.name} {manifest.version}"})
         os.chmod(place / WEIGHTS, 0o644)
         filled = Manifest(**{**asdict(manifest), "sha256": file_sha256(place / WEIGHTS)})
         (place / MANIFEST).write_text(filled.to_json(), encoding="utf-8")

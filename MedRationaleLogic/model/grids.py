@@ -27,6 +27,12 @@ DIFFUSION: Final = GridSpec((24, 64, 64), (3.0, 1.5, 1.5))
 #: The coarse pass over the whole field of view that finds the gland.
 COARSE: Final = GridSpec((24, 64, 64), (3.0, 3.0, 3.0))
 
+#: Median in-plane size (mm, diameter of the circle of equal area) of the glands that the network was trained on. The
+#: T2W's crop is zoomed until the gland has it: one of 180 mL would hardly fit the crop, one of 20 mL be lost in it.
+TYPICAL_GLAND_MM: Final = 43.4
+#: How far the zoom may go: what the training's random scaling covers.
+ZOOM_LIMITS: Final = (0.8, 1.3)
+
 #: The three sequences, in the order that every tensor and table uses.
 SEQUENCES: Final = ("t2w", "adc", "hbv")
 #: The grid of each sequence's own stem.
