@@ -85,8 +85,8 @@ def sample(volume: Volume, grid: Geometry) -> tuple[NDArray[np.float32], NDArray
         for in_plane in (0, 1):  # never across slices, so that a stack of three can be read
             image = sitk.RecursiveGaussian(image, sigma, direction=in_plane)
         source = Volume.from_sitk(image)
-    values = source.resample(grid, outside=0.0).array.astype(np.float32)
-    return values, inside(volume.geometry, grid)
+    valid = inside(volume.geometry, grid)
+    return np.where(valid, source.resample(grid, outside=0.0).array, 0.0).astype(np.float32), valid
 
 
 def inside(field: Geometry, grid: Geometry) -> NDArray[np.bool_]:

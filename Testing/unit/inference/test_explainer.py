@@ -66,6 +66,11 @@ def ball(geometry: Geometry, offset: Sequence[float], radius: float) -> Volume:
     return Volume(far <= radius, geometry, "ball")
 
 
+def from_center(x: float, y: float, z: float) -> NDArray[np.float64]:
+    """The patient point this far from the gland's centre (LPS, mm)."""
+    return np.asarray(CENTER) + np.asarray((x, y, z))
+
+
 def seen_as(monkeypatch: pytest.MonkeyPatch, reader: StudyReader, **changes: NDArray[Any]) -> None:
     """Let the network have seen something else; it does not run again."""
     monkeypatch.setattr(Explainer, "_see", lambda self, study, clock: replace(reader, study=study, **changes))
@@ -198,7 +203,7 @@ def test_the_same_anatomy_stored_with_other_axes_is_explained_the_same(
 
 
 def test_an_oblique_study_is_explained_and_stays_itself_when_mirrored(explainer: Explainer) -> None:
-    """Oblique grids are not exact in binary: values agree to rounding, masks up to a few voxels on their border."""
+    """Its grid is not exact in binary, and half of ADC's field falls on the edge of the localiser's voxels."""
     tilted = grid((12, 90, 96), (3.25, 0.9, 0.9), (14.0, -9.0, 25.0))
     study = make_study(("t2w", "adc"), t2w=tilted)
     before = explainer.explain(study)
@@ -207,9 +212,9 @@ def test_an_oblique_study_is_explained_and_stays_itself_when_mirrored(explainer:
     assert before.lesions
     assert before.zones.geometry == tilted
     back = after.lesion_probability.array[::-1, :, ::-1]
-    assert np.allclose(back, before.lesion_probability.array, atol=2e-3)
+    assert np.allclose(back, before.lesion_probability.array, atol=1e-4)
     zones = after.zones.array[::-1, :, ::-1]
-    assert (zones == before.zones.array).mean() > 0.999
+    assert (zones == before.zones.array).mean() > 0.9999
 
 
 angles = st.tuples(*[st.floats(-40, 40)] * 3)
@@ -286,21 +291,33 @@ def test_the_trunk_samples_a_stem_at_the_same_patient_point(
 # -- precision and place -----------------------------------------------------------------------------------------------
 
 
-def test_bfloat16_differs_little_from_float32(eager: Bundle, opened: Opened, study: Study) -> None:
-    """Measured on this bundle, whose lesion logits are six times as steep as they were drawn: see the bounds."""
-    exact = opened[1]
-    half = Explainer(eager, "cpu", "bfloat16").see(study)
-    assert half.place.precision == "bfloat16"
-    zones = np.abs(half.zone_probability - exact.zone_probability)
-    lesion = np.abs(half.lesion_probability - exact.lesion_probability)
-    maps = [np.abs(half.evidence().native(c).array - exact.evidence().native(c).array) for c in exact.evidence()]
+def test_bfloat16_differs_little_from_float32(eager: Bundle, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same crop (the localiser is noise here, and a voxel more or less of noise moves it).
 
-    assert 0 < zones.mean() < 0.01
-    assert 0 < lesion.mean() < 0.01
-    assert np.quantile(zones, 0.999) < 0.1
-    assert np.quantile(lesion, 0.999) < 0.2
-    assert max(float(m.mean()) for m in maps) < 0.01
-    assert max(float(np.quantile(m, 0.999)) for m in maps) < 0.15
+    Measured on this bundle, whose lesion logits are six times as steep as they were drawn: mean difference of zones
+    .005, lesion .007, maps .003; 99.9th percentile .05, .15, .07. The bounds are twice that.
+    """
+
+    def fixed(self: Explainer, net: Any, autocast: Any, study: Study, role: Role) -> tuple[Geometry, list[str]]:
+        spec = STEM_GRIDS[role]
+        volume = study.volume(role)
+        assert volume is not None
+        return axial_geometry(volume.geometry).centered_on(CENTER, spec.shape, spec.spacing), []
+
+    monkeypatch.setattr(Explainer, "_locate", fixed)
+    monkeypatch.setattr(Explainer, "_zoom", lambda self, net, autocast, t2w, grid: grid)
+    exact, half = (Explainer(eager, "cpu", precision).see(study) for precision in ("float32", "bfloat16"))
+    assert (exact.place.precision, half.place.precision) == ("float32", "bfloat16")
+    differences = [
+        (exact.zone_probability, half.zone_probability, 0.01, 0.1),
+        (exact.lesion_probability, half.lesion_probability, 0.015, 0.3),
+        *((exact.evidence().native(c).array, half.evidence().native(c).array, 0.01, 0.15) for c in exact.evidence()),
+    ]
+
+    for one, two, mean, high in differences:
+        difference = np.abs(one - two)
+        assert 0 < difference.mean() < mean
+        assert np.quantile(difference, 0.999) < high
 
 
 def test_cuda_that_is_asked_for_and_absent_is_an_error(eager: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,7 +508,7 @@ def plain(opened: Opened) -> Callable[..., StudyReader]:
 def test_a_region_grows_on_what_the_model_saw(plain: Callable[..., StudyReader]) -> None:
     zones = ball(T2W_GRID, (0, 0, 0), 25.0)
     reader = plain(0.9, (6.0, 4.0, 0.0))
-    region = reader.region_at(np.asarray(CENTER) + (6.0, 4.0, 0.0), zones)
+    region = reader.region_at(from_center(6.0, 4.0, 0.0), zones)
     expected = (reader.probability_on_frame().array >= 0.9 / 2.5 * 0.99) & ball(T2W_GRID, (6, 4, 0), REACH_MM).array
 
     assert region.geometry == T2W_GRID
@@ -502,7 +519,7 @@ def test_a_region_grows_on_what_the_model_saw(plain: Callable[..., StudyReader])
 
 def test_a_region_stays_near_the_point_and_in_the_gland(plain: Callable[..., StudyReader]) -> None:
     zones = ball(T2W_GRID, (0, 0, 0), 20.0)
-    point = np.asarray(CENTER) + (14.0, 0.0, 0.0)
+    point = from_center(14.0, 0.0, 0.0)
     region = plain(0.9, radius=200.0).region_at(point, zones)
     far = np.linalg.norm(region.geometry.to_patient(np.argwhere(region.array)) - point, axis=-1)
 
@@ -512,7 +529,7 @@ def test_a_region_stays_near_the_point_and_in_the_gland(plain: Callable[..., Stu
 
 def test_where_the_model_sees_nothing_a_region_is_a_ball(plain: Callable[..., StudyReader]) -> None:
     zones = ball(T2W_GRID, (0, 0, 0), 25.0)
-    region = plain(0.01).region_at(np.asarray(CENTER) + (3.0, 0.0, 0.0), zones)
+    region = plain(0.01).region_at(from_center(3.0, 0.0, 0.0), zones)
 
     assert np.array_equal(region.array, ball(T2W_GRID, (3.0, 0.0, 0.0), 5.0).array)
 
@@ -522,10 +539,10 @@ def test_a_point_elsewhere_is_refused(plain: Callable[..., StudyReader]) -> None
     reader = plain(0.9)
 
     with pytest.raises(ValueError, match="outside the images; click inside the prostate"):
-        reader.region_at(np.asarray(CENTER) + (0.0, 0.0, 40.0), zones)
+        reader.region_at(from_center(0.0, 0.0, 40.0), zones)
     with pytest.raises(ValueError, match="more than 5 mm outside the segmented gland"):
-        reader.region_at(np.asarray(CENTER) + (30.0, 0.0, 0.0), zones)
-    near = reader.region_at(np.asarray(CENTER) + (17.0, 0.0, 0.0), zones)
+        reader.region_at(from_center(30.0, 0.0, 0.0), zones)
+    near = reader.region_at(from_center(17.0, 0.0, 0.0), zones)
     assert near.array.any()
 
 
@@ -554,7 +571,8 @@ def test_a_region_that_a_sequence_misses_has_none_of_its_readings(explainer: Exp
     s = cut.suspicion(top, "PZ", readings)
     state = 2 ** SEQUENCES.index("t2w")
     assert s.bias == pytest.approx(float(cut.net.suspicion_bias[0, state]), abs=1e-4)
-    lesion = cut.lesion(1, top, ball(T2W_GRID, (0, 0, 0), 25.0))
+    gland = ball(T2W_GRID, (0, 0, 0), 25.0)
+    lesion = cut.lesion(1, top, gland.with_array(gland.array.astype(np.uint8)))
     assert "outside the field that was read of adc" in lesion.flags
     assert lesion.rationale.dwi == "X"
 
@@ -580,7 +598,7 @@ def test_a_region_keeps_its_place_on_another_grid(geometry: Geometry, data: st.D
     assert np.array_equal(region_on(mask, geometry), mask.array)
 
 
-def test_a_bundle_without_a_lesion_says_which_thresholds_were_in_force(
+def test_the_bundle_and_its_thresholds_are_in_the_provenance(
     tmp_path_factory: pytest.TempPathFactory, eager: Bundle, opened: Opened
 ) -> None:
     assert opened[0].provenance.thresholds == eager.manifest.thresholds
