@@ -45,6 +45,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 MIXED_SHARE: Final = 0.25
 #: "Explain here" grows a region of at most this radius around the point.
 REACH_MM: Final = 12.0
+#: Begins the flag of a region whose outline and readings disagree (method 8).
+NO_RATIONALE: Final = "mask without rationale"
 #: Passes over the T2W alone that settle the crop's place and zoom, after the coarse one.
 ZOOM_PASSES: Final = 2
 #: A smaller find is no gland, and the crop stays where it is.
@@ -231,7 +233,7 @@ class StudyReader:
         threshold = self.bundle.manifest.thresholds["suspicion"]
         category = built.category
         if suspicion is not None and origin == "model" and suspicion.value >= threshold and category in (1, 2):
-            flags.append("mask without rationale: outlined as suspicious, but its readings give category 1 or 2")
+            flags.append(f"{NO_RATIONALE}: outlined as suspicious, but its readings give category 1 or 2")
         if origin == "reader" and suspicion is not None and suspicion.value < threshold and category in (4, 5):
             flags.append("rationale without mask: readings give category 4 or 5, the model outlined nothing here")
         absent = [s for s in SEQUENCES if s in self.features and not self._region(mask, s).any()]
@@ -388,7 +390,7 @@ class Explainer:
                 found.append(reader.lesion(number, mask, zones, sectors=sectors))
         with clock.stage("checking quality", 0.96):
             found, more = self._report_or_drop(found)
-            flags = [*reader.coarse_flags, *overlap.notes, *self._study_flags(study, gland)]
+            flags = [*reader.coarse_flags, *overlap.notes, *self._study_flags(study, gland), *_disagreement(found)]
             checks = (*quality.check(study), *(quality.check_coverage(study, zones) if gland else ()))
         explanation = Explanation(
             study=study, zones=zones, lesion_probability=probability, lesions=tuple(found),
@@ -602,6 +604,17 @@ class Explainer:
             device=self.place.device, precision=self.place.precision,
             seconds={k: round(v, 4) for k, v in seconds.items()}, notes=self.place.notes,
         )  # fmt: skip
+
+
+def _disagreement(found: list[Lesion]) -> list[str]:
+    """A category that no reader should take at its word is said at the top, not only at the region."""
+    numbers = [str(x.number) for x in found if any(f.startswith(NO_RATIONALE) for f in x.flags)]
+    if not numbers:
+        return []
+    which = f"region {numbers[0]}" if len(numbers) == 1 else f"regions {', '.join(numbers)}"
+    return [
+        f"outline and readings of {which} disagree: the category may be too low; look at the evidence and the images"
+    ]
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
