@@ -2,7 +2,8 @@
 
 The extraction follows the idea of picai_eval's "dynamic" mode: the highest peak starts a candidate, everything
 connected to it above a share of the peak belongs to it, and the search goes on in what is left. What is left of a
-candidate just below its share would start a hollow candidate around it; as there, what touches an earlier one is none.
+candidate just below its share would start a hollow candidate around it: as there, what touches an earlier one is none,
+and neither is what starts on a slope, for that is the shell of a shell.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def extract(
         left[mask] = 0.0
         if mask.sum() * voxel_volume / 1000.0 < min_volume_ml:
             continue
-        if near[mask].any():
+        if near[mask].any() or not _is_peak(probability, at):
             continue
         near |= ndimage.binary_dilation(mask, _CONNECT_26)
         inside = float(gland[mask].mean())
@@ -80,3 +81,9 @@ def extract(
         reason = "" if kept else f"dropped: only {inside:.0%} of it lies in the gland"
         found.append(Candidate(mask, peak, inside, kept, reason))
     return tuple(found)
+
+
+def _is_peak(probability: NDArray[np.float32], at: tuple[np.intp, ...]) -> bool:
+    """Whether no voxel that touches this one is higher."""
+    around = tuple(slice(max(0, int(i) - 1), int(i) + 2) for i in at)
+    return bool(probability[at] >= probability[around].max())

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from MedRationaleLogic.resources import resource_path
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from MedRationaleLogic.model.network import RationaleNet
 
 FORMAT: Final = 1
@@ -103,7 +105,11 @@ class Bundle:
 
             try:
                 net = RationaleNet(NetworkSpec.from_dict(self.manifest.network))
-                net.load_state_dict({k: v.float() for k, v in load_file(str(self.path / WEIGHTS)).items()})
+                weights = {k: v.float() for k, v in load_file(str(self.path / WEIGHTS)).items()}
+                if weights.keys() != _tensors(net).keys():
+                    odd = sorted(weights.keys() ^ _tensors(net).keys())
+                    raise KeyError(f"{len(odd)} tensors too many or too few, {odd[0]} first")
+                net.load_state_dict(weights, strict=False)  # the second names of shared tensors are not stored
             except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
                 raise BundleError(
                     f"bundle {self.label}: weights do not fit the network it describes: {error}"
@@ -331,6 +337,11 @@ def remove(name: str) -> Path:
     return mine[0]
 
 
+def _tensors(net: RationaleNet) -> dict[str, Tensor]:
+    """Parameters and buffers, each once: MONAI's DynUNet registers its blocks under a second name as well."""
+    return {**dict(net.named_parameters()), **dict(net.named_buffers())}
+
+
 def save(net: RationaleNet, folder: Path, manifest: Manifest) -> Bundle:
     """Write a bundle folder (fp16 weights), beside first, then renamed; the manifest's hash is filled in."""
     import torch
@@ -341,7 +352,7 @@ def save(net: RationaleNet, folder: Path, manifest: Manifest) -> Bundle:
         place = Path(scratch) / "bundle"
         place.mkdir()
         # one entry of metadata only: their order in the file is not fixed, and the same weights shall be the same file
-        weights = {k: v.detach().to(torch.float16).contiguous() for k, v in net.state_dict().items()}
+        weights = {k: v.detach().to(torch.float16).contiguous() for k, v in _tensors(net).items()}
         save_file(weights, str(place / WEIGHTS), metadata={"bundle": f"{manifest.name} {manifest.version}"})
         os.chmod(place / WEIGHTS, 0o644)
         filled = Manifest(**{**asdict(manifest), "sha256": file_sha256(place / WEIGHTS)})

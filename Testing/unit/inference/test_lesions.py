@@ -41,7 +41,7 @@ def test_a_candidate_is_what_is_above_a_share_of_its_peak() -> None:
 
 
 def test_the_rest_of_a_candidate_is_no_candidate() -> None:
-    """Below its share of .32 the bump still reaches .31: a hollow shell, which picai_eval leaves out as well."""
+    """Below its share of .32 the bump still reaches .31: a hollow shell, and within its share of .13 another one."""
     assert len(found(bump((5, 18, 20), 0.8), min_peak=0.01)) == 1
 
 

@@ -1,0 +1,466 @@
+"""Training items, losses, a few real optimisation steps, the way to a bundle, and the page of real results.
+
+The network is the real one with a few channels; studies are simulated from the procedural gland.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from MedRationaleLogic.evaluation import real
+from MedRationaleLogic.evaluation.real import CaseResult
+from MedRationaleLogic.imaging.volume import Geometry
+from MedRationaleLogic.inference.explainer import _theta
+from MedRationaleLogic.model import bundle
+from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, GridSpec
+from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
+from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.simulation.study import MAX_REGIONS, simulate
+from MedRationaleLogic.training import run, ship
+from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet, theta
+from MedRationaleLogic.training.losses import attribute_loss, gland_loss, lesion_loss, zone_loss
+from MedRationaleLogic.training.module import RationaleTask
+
+SEED, INDEX = 3, 5  # regions of both zones, positives among them
+
+
+class _Items(Dataset[Item]):
+    """One item, as often as asked."""
+
+    def __init__(self, item: Item, count: int) -> None:
+        self.item, self.count = item, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Item:
+        if index >= self.count:
+            raise IndexError(index)
+        return self.item
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def spec() -> NetworkSpec:
+    return spec_from_lexicon(
+        t2w_filters=(4, 4, 4), diffusion_filters=(4, 4, 4), coarse_filters=(4, 4, 4), features=4, embedding=4, trunk=4
+    )
+
+
+@pytest.fixture(scope="module")
+def item(spec: NetworkSpec) -> Item:
+    return SimulatedSet(sample_bank(), spec, SEED, 1, first=INDEX)[0]
+
+
+@pytest.fixture(scope="module")
+def trained(spec: NetworkSpec, item: Item, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run that stopped after one step and went on to the third, with its checkpoint at both times."""
+    folder = tmp_path_factory.mktemp("run")
+    data = _Items(item, 3)
+    states = []
+    for stop in (1, None):
+        path = run.train(folder, data, spec, steps=3, stop=stop, batch=1, every=1, workers=0, precision="32-true")
+        states.append(torch.load(path, map_location="cpu", weights_only=True))
+    return {"folder": folder, "path": path, "first": states[0], "second": states[1]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Items
+
+
+def test_item_has_the_shapes_that_the_network_eats(item: Item, spec: NetworkSpec) -> None:
+    shapes = {
+        "presence": (3,), "zones": FINE.shape, "gland_only": (), "lesion": FINE.shape,
+        "labels": (ROWS, len(spec.attributes)), "category": (ROWS,), "zone": (ROWS,), "coarse": (1, *COARSE.shape),
+        "coarse_gland": COARSE.shape, "coarse_sequence": (), "theta_adc": (3, 4), "theta_hbv": (3, 4),
+        "t2w": (1, *FINE.shape), "adc": (1, *DIFFUSION.shape), "hbv": (1, *DIFFUSION.shape),
+        "regions_t2w": FINE.shape, "regions_adc": DIFFUSION.shape, "regions_hbv": DIFFUSION.shape,
+    }  # fmt: skip
+    assert {k: tuple(v.shape) for k, v in item.items()} == shapes
+    for name in ("t2w", "adc", "hbv", "coarse", "presence", "theta_adc", "theta_hbv"):
+        assert item[name].dtype == torch.float32
+        assert bool(torch.isfinite(item[name]).all())
+    for name in ("zones", "lesion", "coarse_gland", "regions_t2w", "regions_adc", "regions_hbv"):
+        assert item[name].dtype == torch.uint8
+    for name in ("labels", "category", "zone", "coarse_sequence"):
+        assert item[name].dtype == torch.int64
+    assert item["gland_only"].dtype == torch.bool
+
+
+def test_item_tells_what_was_drawn(item: Item, spec: NetworkSpec) -> None:
+    study = simulate(sample_bank(), SEED, INDEX, coarse=False)
+    assert len(study.drawn) >= 3
+    for row, region in enumerate(study.drawn):
+        told = {a.id: a.values[int(item["labels"][row, i])] for i, a in enumerate(spec.attributes)}
+        assert told == region.values
+        assert int(item["category"][row]) == region.category
+        assert int(item["zone"][row]) == ("PZ", "TZ").index(region.zone)
+        # 4 and 5 are positive, 3 is nobody's business, 1 and 2 are negative
+        mine = item["lesion"][(study.t2w.regions == row + 1) & (item["zones"] != IGNORE)]
+        expected = {3: IGNORE, 4: 1, 5: 1}.get(region.category, 0)
+        assert set(mine.tolist()) <= {expected}
+    assert (item["labels"][len(study.drawn) : MAX_REGIONS] == -1).all()
+    assert {0, 1} <= set(item["lesion"].unique().tolist()) <= {0, 1, IGNORE}
+    assert set(item["zones"].unique().tolist()) <= {0, 1, 2, IGNORE}
+    assert torch.equal(item["zones"] == IGNORE, (item["zones"] == IGNORE) & (item["lesion"] == IGNORE))
+
+
+def test_normal_tissue_lies_off_every_drawn_region(item: Item) -> None:
+    study = simulate(sample_bank(), SEED, INDEX, coarse=False)
+    rows = [row for row in (MAX_REGIONS, MAX_REGIONS + 1) if (item["labels"][row] >= 0).any()]
+    assert rows
+    for row in rows:
+        mask = item["regions_t2w"] == row + 1
+        assert int(mask.sum()) > 0
+        assert not bool((study.t2w.regions[mask] > 0).any())
+        assert set(item["zones"][mask].tolist()) == {int(item["zone"][row]) + 1}
+        assert int(item["category"][row]) == 1
+
+
+def _place(spec: GridSpec, middle: tuple[float, float, float]) -> Geometry:
+    return Geometry(spec.shape, spec.spacing).centered_on(middle[::-1], spec.shape, spec.spacing)
+
+
+_mm = st.tuples(*[st.floats(-12, 12)] * 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(source=_mm, target=_mm, other=st.sampled_from([DIFFUSION, COARSE, FINE]))
+def test_theta_is_inference_s_affine(
+    source: tuple[float, float, float], target: tuple[float, float, float], other: GridSpec
+) -> None:
+    general = _theta(_place(FINE, source), _place(other, target))[0]
+    torch.testing.assert_close(theta(source, target, other), general, atol=2e-5, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+@pytest.fixture
+def zones() -> Tensor:
+    """Two samples (2, 3, 6, 6) with every zone and voxels that are not known."""
+    out = torch.zeros((2, 3, 6, 6), dtype=torch.uint8)
+    out[:, :, 1:5, 1:5] = 1
+    out[:, :, 2:4, 2:4] = 2
+    out[:, :, 0] = IGNORE
+    return out
+
+
+def _perfect(zones: Tensor, size: float = 20.0) -> Tensor:
+    known = torch.where(zones == IGNORE, torch.zeros((), dtype=torch.uint8), zones)
+    return size * torch.nn.functional.one_hot(known.long(), 3).movedim(-1, 1).float()
+
+
+def test_zone_loss_is_least_where_everything_is_right(zones: Tensor) -> None:
+    full = torch.tensor([False, False])
+    right = float(zone_loss(_perfect(zones), zones, full))
+    assert right == pytest.approx(0.0, abs=1e-3)
+    swapped = _perfect(zones)[:, [0, 2, 1]]
+    assert float(zone_loss(torch.zeros_like(swapped), zones, full)) > 0.5
+    assert float(zone_loss(swapped, zones, full)) > 1.0
+
+
+def test_gland_only_looks_at_the_gland_only(zones: Tensor) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn((2, 3, 3, 6, 6))
+    swapped = logits[:, [0, 2, 1]]
+    gland = torch.where(zones == IGNORE, zones, (zones > 0).to(torch.uint8) * 3)
+    only, full = torch.tensor([True, True]), torch.tensor([False, False])
+    torch.testing.assert_close(zone_loss(logits, gland, only), zone_loss(swapped, gland, only))
+    assert float(zone_loss(_perfect(zones)[:, [0, 2, 1]], gland, only)) == pytest.approx(0.0, abs=1e-3)
+    assert float(zone_loss(-_perfect(zones), gland, only)) > 1.0
+    assert abs(float(zone_loss(logits, zones, full) - zone_loss(swapped, zones, full))) > 1e-3
+    # in a mixed batch, the sample with zones still counts
+    one = torch.tensor([True, False])
+    mixed = torch.stack([gland[0], zones[1]])
+    assert abs(float(zone_loss(logits, mixed, one) - zone_loss(swapped, mixed, one))) > 1e-3
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_unknown_voxels_do_not_move_the_zone_loss(zones: Tensor, only: bool) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn((2, 3, 3, 6, 6))
+    flags = torch.tensor([only, only])
+    other = torch.where((zones == IGNORE)[:, None], 9.0 * torch.randn_like(logits), logits)
+    torch.testing.assert_close(zone_loss(logits, zones, flags), zone_loss(other, zones, flags))
+    # and a known voxel does
+    logits[:, 0, 1, 3, 0] += 3.0
+    assert abs(float(zone_loss(logits, zones, flags) - zone_loss(other, zones, flags))) > 1e-4
+
+
+@pytest.fixture
+def lesion() -> Tensor:
+    out = torch.zeros((2, 3, 6, 6), dtype=torch.uint8)
+    out[0, :, 2:4, 2:4] = 1
+    out[:, 0] = IGNORE
+    return out
+
+
+def test_lesion_loss_is_least_where_everything_is_right(lesion: Tensor) -> None:
+    right = torch.where(lesion == 1, 20.0, -20.0)[:, None]
+    assert float(lesion_loss(right, lesion)) == pytest.approx(0.0, abs=1e-3)
+    assert float(lesion_loss(torch.zeros_like(right), lesion)) > 0.5
+    assert float(lesion_loss(-right, lesion)) > 5.0
+    # one that is missed costs more than as many false voxels elsewhere
+    negative = torch.full_like(right, -20.0)
+    assert float(lesion_loss(negative, lesion)) > 1.0
+
+
+def test_unknown_voxels_do_not_move_the_lesion_loss(lesion: Tensor) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn((2, 1, 3, 6, 6))
+    other = torch.where((lesion == IGNORE)[:, None], 9.0 * torch.randn_like(logits), logits)
+    torch.testing.assert_close(lesion_loss(logits, lesion), lesion_loss(other, lesion))
+    assert float(lesion_loss(logits, torch.full_like(lesion, IGNORE))) == 0.0
+
+
+def test_gland_and_attribute_loss_are_least_where_right() -> None:
+    gland = torch.zeros((1, 3, 6, 6), dtype=torch.uint8)
+    gland[:, :, 2:4, 2:4] = 1
+    right = torch.where(gland > 0, 20.0, -20.0)[:, None]
+    assert float(gland_loss(right, gland)) == pytest.approx(0.0, abs=1e-3)
+    assert float(gland_loss(-right, gland)) > 5.0
+    logits = torch.tensor([-20.0, 20.0, -20.0])
+    assert float(attribute_loss(logits, torch.tensor(1))) == pytest.approx(0.0, abs=1e-3)
+    assert float(attribute_loss(logits, torch.tensor(0))) > 5.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimisation
+
+
+def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, item: Item) -> None:
+    torch.manual_seed(0)
+    task = RationaleTask(spec.to_dict(), load_cached(), lr=5e-3, steps=6).eval()  # the same paraphrase every time
+    batch = default_collate([item])
+    optimizer = torch.optim.AdamW(task.parameters(), lr=task.lr)
+    totals = []
+    for _ in range(6):
+        torch.manual_seed(1)  # the same background voxels every time
+        losses = task.losses(batch, train=False)
+        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "localise", "suspicion"}
+        total = torch.stack(list(losses.values())).sum()
+        assert bool(torch.isfinite(total))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert totals[-1] < 0.98 * totals[0], totals
+    silent = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    # the localiser of a sequence learns from that sequence's coarse pictures only, and one batch has one
+    seen = SEQUENCES[int(item["coarse_sequence"])]
+    assert not [n for n in silent if "coarse" not in n and "locali" not in n], (silent, seen)
+
+
+def test_a_run_goes_on_from_its_checkpoint(trained: dict[str, Any]) -> None:
+    first, second = trained["first"], trained["second"]
+    assert (first["global_step"], second["global_step"]) == (1, 3)
+    assert second["lr_schedulers"][0]["last_epoch"] == 3, "the learning rate's schedule went on, it did not start again"
+    steps = {float(s["step"]) for s in second["optimizer_states"][0]["state"].values()}
+    assert max(steps) == 3.0, "so did the optimiser's moments"
+    assert [p.name for p in trained["folder"].glob("*.ckpt")] == ["last.ckpt"]
+    name = "net.trunk.zones.weight"
+    assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
+
+
+def test_a_finished_run_is_not_trained_further(trained: dict[str, Any], spec: NetworkSpec, item: Item) -> None:
+    path = run.train(trained["folder"], _Items(item, 3), spec, steps=3, batch=1, every=1, workers=0,
+                     precision="32-true")  # fmt: skip
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    assert state["global_step"] == 3
+    for name, value in trained["second"]["state_dict"].items():
+        assert torch.equal(value, state["state_dict"][name]), name
+
+
+def test_soup_is_the_mean_of_the_weights(trained: dict[str, Any], tmp_path: Path) -> None:
+    paths = []
+    for name in ("first", "second"):
+        paths.append(tmp_path / f"{name}.ckpt")
+        torch.save({k: trained[name][k] for k in ("state_dict", "hyper_parameters")}, paths[-1])
+    run.soup(paths, tmp_path / "new" / "soup.ckpt")
+    mean = torch.load(tmp_path / "new" / "soup.ckpt", map_location="cpu", weights_only=True)
+    assert set(mean["state_dict"]) == set(trained["first"]["state_dict"])
+    for name, value in mean["state_dict"].items():
+        a, b = trained["first"]["state_dict"][name], trained["second"]["state_dict"][name]
+        torch.testing.assert_close(value, (a + b) / 2 if value.is_floating_point() else a)
+    ship.load_network(tmp_path / "new" / "soup.ckpt")
+
+
+def test_a_checkpoint_becomes_a_bundle(trained: dict[str, Any], tmp_path: Path) -> None:
+    maps = sample_bank()
+    made = ship.ship(
+        trained["path"], maps, tmp_path / "tiny-0.0.2", name="tiny", version="0.0.2", studies=2, training={"steps": 3}
+    )
+    again = bundle.read(tmp_path / "tiny-0.0.2")
+    manifest = again.manifest
+    assert manifest == made.manifest
+    assert manifest.training["labels_sha256"] == maps.sha256
+    assert manifest.training["steps"] == 3
+    assert all(0.25 <= t <= 8.0 for t in manifest.calibration.values())
+    assert 0.1 <= manifest.thresholds["lesion_peak"] <= 0.5
+    assert 0.05 <= manifest.thresholds["suspicion"] <= 0.8
+    figures = manifest.results["simulated_validation"]
+    assert figures["studies"] == 2
+    assert 0.0 <= figures["dsc"]["gland"]["mean"] <= 1.0
+    weights = trained["second"]["state_dict"]
+    for name, value in again.network().state_dict().items():
+        torch.testing.assert_close(value, weights[f"net.{name}"], atol=2e-3, rtol=2e-3)  # stored at half precision
+
+
+class _Numbers(Dataset[Any]):
+    def __init__(self, name: str, count: int) -> None:
+        self.name, self.count = name, count
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        return self.name, index
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_mixture_has_its_share_of_real_items_everywhere(share: float) -> None:
+    mixture = run.Mixture(_Numbers("real", 200), _Numbers("simulated", 200), share)  # type: ignore[arg-type]
+    assert len(mixture) == 200
+    items: list[Any] = [mixture[i] for i in range(200)]
+    mine = [number for name, number in items if name == "real"]
+    assert mine == list(range(round(200 * share))), "each real draw once, in order"
+    for n in range(1, 201):
+        there = sum(name == "real" for name, _ in items[:n])
+        assert abs(there - n * share) < 1 + 1e-9
+    assert all(number == i for i, (name, number) in enumerate(items) if name == "simulated")
+
+
+def test_mixture_without_real_cases_is_the_simulation() -> None:
+    mixture = run.Mixture(None, _Numbers("simulated", 10), 0.6)  # type: ignore[arg-type]
+    assert [mixture[i] for i in range(10)] == [("simulated", i) for i in range(10)]
+
+
+def test_folds_share_no_case() -> None:
+    assert not set(run.FOLD_A) & set(run.FOLD_B)
+    cases: list[Any] = [SimpleNamespace(name=n) for n in (*run.FOLD_A, *run.FOLD_B, "other")]
+    for _, training, test in run._folds(cases):
+        assert not {c.name for c in training} & {c.name for c in test}
+        assert len(training) + len(test) == len(cases)
+    # simulation must not see the anatomy of a case that is tested
+    tested = {n.removeprefix("PICAI-").split("_")[0] for n in (*run.FOLD_A, *run.FOLD_B) if n.startswith("PICAI-")}
+    assert tested <= set(run.HELD_OUT)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Calibration
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
+def test_temperature_is_recovered(true: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    logits = 1.5 * torch.randn((6000, 4), generator=g)
+    drawn = torch.multinomial(torch.softmax(logits, 1), 1, generator=g)[:, 0]
+    assert ship.temperature(logits * true, drawn) == pytest.approx(true, rel=0.12)
+
+
+def test_temperature_of_nothing_is_one() -> None:
+    assert ship.temperature(torch.zeros((0, 3)), torch.zeros(0, dtype=torch.int64)) == 1.0
+
+
+def test_calibration_error_of_certain_answers() -> None:
+    p = torch.tensor([[1.0, 0.0]] * 4)
+    assert ship.expected_calibration_error(p, torch.tensor([0, 0, 0, 0])) == pytest.approx(0.0)
+    assert ship.expected_calibration_error(p, torch.tensor([0, 0, 1, 1])) == pytest.approx(0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=25))
+def test_area_under_roc_is_the_share_of_ordered_pairs(pairs: list[tuple[int, bool]]) -> None:
+    scores = np.array([s for s, _ in pairs], dtype=float)
+    positive = np.array([p for _, p in pairs], dtype=bool)
+    value = ship.area_under_roc(scores, positive)
+    if positive.all() or not positive.any():
+        assert math.isnan(value)
+        return
+    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in scores[positive] for b in scores[~positive]]
+    assert value == pytest.approx(sum(wins) / len(wins))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page of real results
+
+
+def _result(case: str = "case", gland: float | None = 0.8, group: str = "bpmri", **changes: Any) -> CaseResult:
+    row = CaseResult(case, group, "A", "t2w+adc+hbv", gland, 0.6, 0.7, "gland (human)", "", 1, "4", "4 (0.80)", 3.0)
+    return replace(row, **changes)
+
+
+def test_dice_of_masks() -> None:
+    a, b = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+    assert real.dice(a, b) == 1.0
+    a[0, 0] = True
+    assert real.dice(a, b) == 0.0
+    b[0, 0, :2] = True
+    assert real.dice(a, b) == pytest.approx(2 * 2 / (4 + 2))
+    assert real.dice(a, b) == real.dice(b, a)
+    assert real.dice(a, a) == 1.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_bootstrap_interval_holds_its_mean(values: list[float]) -> None:
+    mean, low, high = real.bootstrap_mean(values, draws=400)
+    assert mean == pytest.approx(np.mean(values))
+    assert min(values) - 1e-9 <= low <= mean + 1e-9
+    assert mean - 1e-9 <= high <= max(values) + 1e-9
+    assert real.bootstrap_mean(values, draws=400) == (mean, low, high)
+
+
+def test_bootstrap_of_one_case_has_no_width() -> None:
+    assert real.bootstrap_mean([0.7]) == pytest.approx((0.7, 0.7, 0.7))
+
+
+def test_summary_counts_a_patient_once() -> None:
+    rows = [_result("a", 0.9), _result("b", 0.7), _result("c", None, pz=None, tz=None, label=""),
+            _result("d", 0.5, "adc_dwi_only", sequences="adc+hbv", pz=None, tz=None)]  # fmt: skip
+    copy = _result("a (DICOM)", 0.1, "dicom")
+    totals = real.summary([*rows, copy])
+    assert totals == real.summary(rows)
+    assert totals["gland, all labelled cases"]["n"] == 3
+    assert totals["gland, all labelled cases"]["mean"] == pytest.approx(0.7)
+    assert totals["gland, all labelled cases"]["min"] == 0.5
+    assert totals["gland, cases with T2W"]["n"] == 2
+    assert totals["gland, ADC and high-b only"]["n"] == 1
+    assert totals["PZ, cases with T2W"]["n"] == 2
+    assert "gland, ADC and high-b only" not in real.summary(rows[:2]), "a measure without a case has no row"
+
+
+def test_page_has_a_row_for_every_case() -> None:
+    rows = [_result("first", 0.912), _result("second", None, pz=None, tz=None, label="", per_lesion="")]
+    totals = real.summary(rows)
+    page = real.to_markdown(rows, totals, "python -m something")
+    lines = page.splitlines()
+    table = [line for line in lines if line.startswith(("| first |", "| second |"))]
+    assert len(table) == 2
+    header = next(line for line in lines if line.startswith("| case |"))
+    assert all(line.count("|") == header.count("|") for line in table)
+    assert "| 0.912 |" in table[0]
+    assert "| - | - | - | none |" in table[1]
+    assert all(any(line.startswith(f"| {name} | ") for line in lines) for name in totals)
+    assert "Research use only" in page
+    assert "    python -m something" in lines
