@@ -134,6 +134,8 @@ def test_what_holds_of_any_map(seed: int, smooth: float, min_peak: float, ml: fl
         assert probability[c.mask].min() >= np.float32(c.peak / PEAK_SHARE)
         assert c.mask.sum() * 1.7 / 1000 >= ml
         assert ndimage.label(c.mask, TOUCH)[1] == 1
+        around = ndimage.maximum_filter(probability, footprint=TOUCH)[c.mask & (probability == np.float32(c.peak))]
+        assert around.min() == np.float32(c.peak)  # it starts at a peak of the map, not on a slope
         assert c.inside == pytest.approx(gland[c.mask].mean())
         assert c.kept == (c.inside >= 0.5) == (c.reason == "")
     for one, two in combinations(result, 2):
@@ -141,17 +143,23 @@ def test_what_holds_of_any_map(seed: int, smooth: float, min_peak: float, ml: fl
 
 
 def test_the_reference_finds_the_same_candidates() -> None:
-    """picai_eval's own extraction in its dynamic mode (report_guided_annotation), on maps with several peaks."""
+    """picai_eval's own extraction in its dynamic mode (report_guided_annotation), on maps with several peaks.
+
+    It also keeps what starts on the slope of something already removed; of those that start at a peak, all are ours.
+    """
     reference = pytest.importorskip("report_guided_annotation").extract_lesion_candidates
     for seed in range(5):
         noise = ndimage.gaussian_filter(np.random.default_rng(seed).random(SHAPE), 2.0)
         probability = (((noise - noise.min()) / np.ptp(noise)) ** 3).astype(np.float32)
         mine = found(probability, min_peak=0.2, ml=10 * 1.7 / 1000)
-        blobs, _, index = reference(
+        _, _, index = reference(
             probability, threshold="dynamic-v2", min_voxels_detection=10, num_lesions_to_extract=MAX_CANDIDATES
         )
-        theirs = [index == k for k in np.unique(index[index > 0]) if blobs[index == k].max() >= 0.2]
+        peaks = probability == ndimage.maximum_filter(probability, footprint=TOUCH)
+        theirs = [index == k for k in np.unique(index[index > 0])]
+        tops = [(m, probability[m].max()) for m in theirs]
+        theirs = [m for m, top in tops if top >= 0.2 and (peaks & m & (probability == top)).any()]
 
-        assert len(mine) == len(theirs) > 1
+        assert len(mine) == len(theirs) > 0
         for ours in mine:
-            assert max(2 * (ours.mask & t).sum() / (ours.mask.sum() + t.sum()) for t in theirs) > 0.98
+            assert any(np.array_equal(ours.mask, mask) for mask in theirs)
