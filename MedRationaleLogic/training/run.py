@@ -17,7 +17,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from MedRationaleLogic.model.grids import COARSE, FINE, SEQUENCES
 from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
@@ -49,6 +49,19 @@ class Mixture(Dataset[Item]):
         if self.real is not None and int((index + 1) * self.share) > int(index * self.share):
             return self.real[int(index * self.share)]
         return self.simulated[index]
+
+
+class FromStep(Sampler[int]):
+    """Indices in order from ``first`` on, of a set of ``count``; a run that goes on sees what it has not seen yet."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.count))
+
+    def __len__(self) -> int:
+        return self.count  # of the whole: Lightning counts the batches of the earlier part as well
 
 
 class Progress(L.Callback):
@@ -99,7 +112,11 @@ def train(
         callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0), Progress(25)],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
-    loader = DataLoader(dataset, batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
+    done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"]) if last.exists() else 0
+    loader = DataLoader(
+        dataset, batch_size=batch, sampler=FromStep(done * batch, len(dataset)),  # type: ignore[arg-type]
+        num_workers=workers, persistent_workers=workers > 0,
+    )  # fmt: skip
     trainer.fit(task, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     return last

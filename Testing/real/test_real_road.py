@@ -1,4 +1,4 @@
-"""The whole road on real studies: every case of ``bpmri``, ``adc_dwi_only`` and the raw DICOM study runs and is sound."""
+"""The whole road on real studies: ``bpmri``, ``adc_dwi_only`` and the raw DICOM study run, and the result is sound."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class _Items(Dataset[Item]):
 
     def __init__(self, item: Item, count: int) -> None:
         self.item, self.count = item, count
+        self.asked: list[int] = []
 
     def __len__(self) -> int:
         return self.count
@@ -51,6 +52,7 @@ class _Items(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if index >= self.count:
             raise IndexError(index)
+        self.asked.append(index)
         return self.item
 
 
@@ -83,7 +85,7 @@ def trained(spec: NetworkSpec, item: Item, tmp_path_factory: pytest.TempPathFact
     for stop in (1, None):
         path = run.train(folder, data, spec, steps=2, stop=stop, batch=1, every=1, workers=0, precision="32-true")
         states.append(torch.load(path, map_location="cpu", weights_only=True))
-    return {"folder": folder, "path": path, "first": states[0], "second": states[1]}
+    return {"folder": folder, "path": path, "first": states[0], "second": states[1], "asked": data.asked}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -295,6 +297,10 @@ def test_a_run_goes_on_from_its_checkpoint(trained: dict[str, Any]) -> None:
     assert [p.name for p in trained["folder"].glob("*.ckpt")] == ["last.ckpt"]
     name = "net.trunk.zones.weight"
     assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
+
+
+def test_a_run_that_goes_on_sees_the_items_it_has_not_seen(trained: dict[str, Any]) -> None:
+    assert trained["asked"] == [0, 1]
 
 
 def test_a_finished_run_is_not_trained_further(trained: dict[str, Any], spec: NetworkSpec, item: Item) -> None:
