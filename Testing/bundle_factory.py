@@ -19,7 +19,7 @@ THRESHOLDS = {"lesion_peak": 0.3, "suspicion": 0.0, "evidence": 0.5, "min_volume
 """Suspicion from 0.0 on: every candidate is reported, so that tests have regions to work on."""
 
 
-def tiny_bundle(folder: Path, *, seed: int = 0, thresholds: dict[str, float] | None = None) -> Bundle:
+def tiny_bundle(folder: Path, *, seed: int = 1, thresholds: dict[str, float] | None = None) -> Bundle:
     """Write the bundle ``<folder>/tiny-0.0.1`` and read it back, verified.
 
     Args:

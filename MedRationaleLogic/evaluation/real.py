@@ -1,8 +1,9 @@
 """The whole road on real cases, by case, each with a model that never saw its patient.
 
-``python -m MedRationaleLogic.evaluation.real --data DIR --fold-a BUNDLE --fold-b BUNDLE --output docs/results.md``
-writes the tables of docs/results.md and the figures as JSON beside it. Cases without a label are run with the shipped
-bundle and have no DSC. Nothing here is a claim about patients: n is small, and is stated.
+``python -m MedRationaleLogic.evaluation.real --data DIR --fold A=BUNDLE --output docs/real-cases.md`` writes the page
+and the figures as JSON beside it. A fold's bundle reads the labelled cases of that fold, which it was trained without;
+labelled cases of a fold without a bundle are left out. Cases without a label are run with the shipped bundle and have
+no DSC. Nothing here is a claim about patients: n is small, and is stated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,17 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, draws: int = 2000) ->
     return float(x.mean()), float(low), float(high)
 
 
-def run_all(data: Path, fold_a: str, fold_b: str, shipped: str | None) -> list[CaseResult]:
-    """Every case folder of ``data``, each with the fold that did not train on it, and the DICOM study."""
+def run_all(data: Path, folds: Mapping[str, str], shipped: str | None) -> list[CaseResult]:
+    """Every case folder of ``data`` whose fold has a bundle that did not train on it, and the DICOM study.
+
+    Args:
+        data: folder of real cases, see its README.
+        folds: fold ("A", "B") to the bundle that was trained without its cases.
+        shipped: bundle for cases without a label.
+    """
     from MedRationaleLogic.training.run import FOLD_A, FOLD_B
 
-    explainers = {"A": Explainer(fold_a), "B": Explainer(fold_b)}
+    explainers = {name: Explainer(bundle) for name, bundle in folds.items()}
     if shipped is not None:
         explainers["shipped"] = Explainer(shipped)
     out = []
@@ -160,7 +167,7 @@ def run_all(data: Path, fold_a: str, fold_b: str, shipped: str | None) -> list[C
             if fold in explainers:
                 out.append(run_case(folder, group, fold, explainers[fold]))
     raw = data / "dicom" / "ProstateX-0001"
-    if raw.is_dir():
+    if raw.is_dir() and "A" in explainers:
         out.append(run_case(data / "bpmri" / "ProstateX-0001", "dicom", "A", explainers["A"], raw))
     return out
 
@@ -194,7 +201,7 @@ def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: 
     lines = [
         "# Results on real cases",
         "",
-        "Research use only. Made by one command from the two fold bundles (docs/training.md says how to train them):",
+        "Research use only. Made by one command; docs/training.md says how the bundles were trained:",
         "",
         f"    {command}",
         "",
@@ -224,17 +231,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Evaluate on real cases by case (research use only).")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--fold-a", required=True, help="bundle trained without fold A's cases")
-    parser.add_argument("--fold-b", required=True, help="bundle trained without fold B's cases")
+    parser.add_argument("--fold", action="append", required=True, metavar="A=BUNDLE",
+                        help="a fold and the bundle trained without its cases; may be repeated")  # fmt: skip
     parser.add_argument("--shipped", help="bundle for cases without labels")
     parser.add_argument("--output", type=Path, required=True, help="the Markdown page; the JSON lies beside it")
     args = parser.parse_args(arguments)
-    results = run_all(args.data, args.fold_a, args.fold_b, args.shipped)
+    folds = dict(str(text).partition("=")[::2] for text in args.fold)
+    if unknown := sorted(set(folds) - {"A", "B"}):
+        parser.error(f"there is no fold {', '.join(unknown)}; the folds are A and B")
+    results = run_all(args.data, folds, args.shipped)
     totals = summary(results)
-    command = (
-        "python -m MedRationaleLogic.evaluation.real --data DATA --fold-a FOLD_A --fold-b FOLD_B --shipped SHIPPED "
-        f"--output {args.output.as_posix()}"
-    )
+    command = " ".join([
+        "python -m MedRationaleLogic.evaluation.real --data DATA",
+        *(f"--fold {k}={Path(v).name}" for k, v in folds.items()),
+        *([f"--shipped {Path(args.shipped).name}"] if args.shipped else []), f"--output {args.output.as_posix()}",
+    ])  # fmt: skip
     args.output.write_text(to_markdown(results, totals, command), encoding="utf-8")
     facts = {"cases": [asdict(r) for r in results], "summary": totals}
     args.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -2,13 +2,16 @@
 
 Data's road::
 
-    t2w (1, 24, 112, 112) -> stem -> features ----------------\\
-    adc (1, 24,  64,  64) -> stem -> features -> to T2W's grid - trunk -> zones, lesion, residual
-    hbv (1, 24,  64,  64) -> stem -> features -> to T2W's grid -/
+    t2w (1, 24, 112, 112) -> stem -> features -> folded 2x2 -------\\
+    adc (1, 24,  64,  64) -> stem -> features -> to the folded grid - trunk -> unfolded: zones, lesion, residual
+    hbv (1, 24,  64,  64) -> stem -> features -> to the folded grid -/
                                 |-> voxel embedding (3 extent classes x d), attention (3)
     phrases (values x paraphrases x 384) -> projection -> value embeddings (values, d)
 
 A concept of a sequence reads that sequence's stem only, so its evidence cannot depend on another sequence.
+
+Folding puts each 2x2 block of a slice's pixels into channels (sub-pixel convolution, Shi 2016): nothing is lost, and
+convolutions run on a quarter of the voxels, which is what makes training and reading on a processor affordable.
 """
 
 from __future__ import annotations
@@ -47,18 +50,18 @@ class NetworkSpec:
         t2w_filters, diffusion_filters, coarse_filters: channels per resolution level.
         features: channels that a stem hands to the trunk.
         embedding: size d of the concept space.
-        trunk: channels of the fused trunk.
+        trunk: channels of the fused trunk, on the folded grid.
         paraphrases: phrases per value.
         residual_limit: largest absolute contribution of the trunk's residual to a suspicion's logit.
     """
 
     attributes: tuple[AttributeSpec, ...]
-    t2w_filters: tuple[int, ...] = (12, 24, 48, 96, 128)
+    t2w_filters: tuple[int, ...] = (24, 48, 96, 128)
     diffusion_filters: tuple[int, ...] = (16, 32, 64, 96)
     coarse_filters: tuple[int, ...] = (12, 24, 48, 64)
     features: int = 24
     embedding: int = 24
-    trunk: int = 16
+    trunk: int = 32
     paraphrases: int = 10
     residual_limit: float = 1.0
 
@@ -90,11 +93,14 @@ def spec_from_lexicon(**changes: Any) -> NetworkSpec:
     return NetworkSpec(attributes, **changes)
 
 
-def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int) -> DynUNet:
-    """An nnU-Net-shaped U-Net; the first ``flat`` halvings are in plane only, for slices thicker than pixels."""
+def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int, planar: int) -> DynUNet:
+    """An nnU-Net-shaped U-Net for slices thicker than pixels.
+
+    The first ``flat`` halvings and the kernels of the ``planar`` finest levels are in plane only.
+    """
     levels = len(filters)
     strides = [[1, 1, 1], *([1, 2, 2] if i < flat else [2, 2, 2] for i in range(levels - 1))]
-    kernels = [[1, 3, 3] if i < flat else [3, 3, 3] for i in range(levels)]
+    kernels = [[1, 3, 3] if i < planar else [3, 3, 3] for i in range(levels)]
     return DynUNet(
         3, inputs, outputs, kernels, strides, strides[1:], filters=list(filters),
         norm_name=("INSTANCE", {"affine": True}),
@@ -102,36 +108,76 @@ def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int) -> DynUN
     )  # fmt: skip
 
 
-class Stem(nn.Module):
-    """One sequence's encoder-decoder: features for the trunk, embeddings and attention for its own concepts."""
+def fold(x: Tensor) -> Tensor:
+    """(n, c, z, y, x) to (n, 4c, z, y/2, x/2): each slice's 2x2 blocks become channels.
 
-    def __init__(self, spec: NetworkSpec, filters: Sequence[int], flat: int) -> None:
+    Raises:
+        RuntimeError: y or x is odd.
+    """
+    n, c, z, height, width = x.shape
+    # one copy and contiguous: two transposes around pixel_unshuffle cost the convolution behind it a reorder
+    x = x.reshape(n, c, z, height // 2, 2, width // 2, 2).permute(0, 1, 4, 6, 2, 3, 5)
+    return x.reshape(n, 4 * c, z, height // 2, width // 2)
+
+
+def unfold(x: Tensor) -> Tensor:
+    """The inverse of :func:`fold`."""
+    n, c, z, height, width = x.shape
+    x = x.reshape(n, c // 4, 2, 2, z, height, width).permute(0, 1, 4, 5, 2, 6, 3)
+    return x.reshape(n, c // 4, z, height * 2, width * 2)
+
+
+class Stem(nn.Module):
+    """One sequence's encoder-decoder: features for the trunk, embeddings and attention for its own concepts.
+
+    A folded stem works on 2x2 blocks and hands out features of every pixel all the same.
+    """
+
+    def __init__(self, spec: NetworkSpec, filters: Sequence[int], folded: bool) -> None:
         super().__init__()
-        self.body = _unet(1, spec.features, filters, flat)
+        self.folded = folded
+        times = 4 if folded else 1
+        self.body = _unet(times, times * spec.features, filters, flat=1, planar=2)
         self.embed = nn.Conv3d(spec.features, len(EXTENTS) * spec.embedding, 1)
         self.attention = nn.Conv3d(spec.features, len(EXTENTS), 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(n, 1, z, y, x) to features (n, c, z, y, x)."""
-        return F.leaky_relu(self.body(image), 0.01)
+        x = self.body(fold(image) if self.folded else image)
+        return F.leaky_relu(unfold(x) if self.folded else x, 0.01)
 
 
 class Trunk(nn.Module):
     """Fuses the stems' features into masks. An absent sequence adds nothing but its learned absence."""
 
+    shrink: Tensor
+
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         c = spec.trunk
-        # a 1x1x1 convolution over the concatenation, split by sequence: each runs on its own, smaller grid
-        self.enter = nn.ModuleDict({s: nn.Conv3d(spec.features, c, 1, bias=False) for s in SEQUENCES})
+        # a 1x1x1 convolution over the concatenation, split by sequence: each runs on its own grid, and what has to be
+        # resampled is kept narrow
+        narrow = c // 2
+        self.enter = nn.ModuleDict({
+            "t2w": nn.Conv3d(4 * spec.features, c, 1, bias=False),
+            "adc": nn.Conv3d(spec.features, narrow, 1, bias=False),
+            "hbv": nn.Conv3d(spec.features, narrow, 1, bias=False),
+        })  # fmt: skip
+        self.widen = nn.ModuleDict({s: nn.Conv3d(narrow, c, 1, bias=False) for s in ("adc", "hbv")})
         self.presence = nn.Linear(len(SEQUENCES), c)
         self.mix = nn.Sequential(
             nn.Conv3d(c, c, 3, padding=1, bias=False), nn.InstanceNorm3d(c, affine=True), nn.LeakyReLU(0.01),
-            nn.Conv3d(c, c, 3, padding=1, bias=False), nn.InstanceNorm3d(c, affine=True), nn.LeakyReLU(0.01),
+            nn.Conv3d(c, c, (1, 3, 3), padding=(0, 1, 1), bias=False), nn.InstanceNorm3d(c, affine=True),
+            nn.LeakyReLU(0.01),
         )  # fmt: skip
-        self.zones = nn.Conv3d(c, 3, 1)
-        self.lesion = nn.Conv3d(c, 1, 1)
-        self.residual = nn.Conv3d(c, 1, 1)
+        self.zones = nn.Conv3d(c, 4 * 3, 1)
+        self.lesion = nn.Conv3d(c, 4, 1)
+        self.residual = nn.Conv3d(c, 4, 1)
+        # the folded grid's outermost centres lie half a pixel further in than the fine grid's
+        z, height, width = FINE.shape
+        self.folded_shape = (z, height // 2, width // 2)
+        shrink = torch.diag(torch.tensor([(width - 2) / (width - 1), (height - 2) / (height - 1), 1.0, 1.0]))
+        self.register_buffer("shrink", shrink, persistent=False)
 
     def forward(self, features: Mapping[str, Tensor | None], thetas: Mapping[str, Tensor],
                 presence: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -152,14 +198,16 @@ class Trunk(nn.Module):
             f = features.get(sequence)
             if f is None:
                 continue
-            part = self.enter[sequence](f)
+            part = self.enter[sequence](fold(f) if sequence == "t2w" else f)
             if sequence in thetas:
-                grid = F.affine_grid(thetas[sequence].float(), [n, 1, *FINE.shape], align_corners=True)
+                grid = F.affine_grid(thetas[sequence].float() @ self.shrink, [n, 1, *self.folded_shape],
+                                     align_corners=True)  # fmt: skip
                 part = F.grid_sample(part.float(), grid, align_corners=True, padding_mode="zeros").to(f.dtype)
+                part = self.widen[sequence](part)
             x = x + part * presence[:, i].to(part.dtype).reshape(n, 1, 1, 1, 1)
-        x = x.expand(-1, -1, *FINE.shape)
+        x = x.expand(-1, -1, *self.folded_shape)
         x = F.leaky_relu(x + self.mix(x), 0.01)
-        return self.zones(x), self.lesion(x), self.residual(x)
+        return unfold(self.zones(x)), unfold(self.lesion(x)), unfold(self.residual(x))
 
 
 #: What raises suspicion, as sums of value probabilities: (sequence, name, {attribute: values}). Monotone by sign.
@@ -212,13 +260,13 @@ class RationaleNet(nn.Module):
         self.spec = spec
         self.stems = nn.ModuleDict(
             {
-                "t2w": Stem(spec, spec.t2w_filters, flat=2),
-                "adc": Stem(spec, spec.diffusion_filters, flat=1),
-                "hbv": Stem(spec, spec.diffusion_filters, flat=1),
+                "t2w": Stem(spec, spec.t2w_filters, folded=True),
+                "adc": Stem(spec, spec.diffusion_filters, folded=False),
+                "hbv": Stem(spec, spec.diffusion_filters, folded=False),
             }
         )
         self.trunk = Trunk(spec)
-        self.localizer = _unet(1 + len(SEQUENCES), 1, spec.coarse_filters, flat=1)
+        self.localizer = _unet(1 + len(SEQUENCES), 1, spec.coarse_filters, flat=1, planar=1)
         count = sum(len(a.values) for a in spec.attributes)
         self.register_buffer("phrases", torch.zeros(count, spec.paraphrases, TEXT_DIM))
         self.project = nn.Linear(TEXT_DIM, spec.embedding, bias=False)
@@ -238,14 +286,15 @@ class RationaleNet(nn.Module):
     def value_embeddings(self, paraphrase: int | None = None) -> Tensor:
         """Unit embeddings (values, d): of one paraphrase, or of their mean.
 
-        The encoder's text vectors of contradictory phrases lie close together; what a whole attribute shares is taken
-        off before the learned projection, so that only what tells its values apart is left.
+        The encoder's text vectors of contradictory phrases lie close together. What a wording shares over all values
+        of an attribute is taken off it before the learned projection, so that only what tells the values apart is
+        left, and the paraphrases of one value come to lie together.
         """
-        raw = self.phrases.mean(1) if paraphrase is None else self.phrases[:, paraphrase]
         parts = []
         for where in self.slices().values():
-            centered = raw[where] - self.phrases[where].mean((0, 1))
-            parts.append(F.normalize(centered, dim=-1))
+            mine = self.phrases[where]
+            centered = mine - mine.mean(0)
+            parts.append(F.normalize(centered.mean(1) if paraphrase is None else centered[:, paraphrase], dim=-1))
         return F.normalize(self.project(torch.cat(parts)), dim=-1)
 
     def embed(self, sequence: str, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,13 @@
-"""The Lightning module: one step over a batch of items, whatever they come from."""
+"""The Lightning module: one step over a batch of items, whatever they come from.
+
+Two variants over one architecture, data and budget: the *constrained* one, whose evidence losses are minimised subject
+to a segmentation as good as the twin's, and the unconstrained *twin*, which segments and aligns and has no say on where
+its evidence lies (docs/training.md).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -9,20 +15,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from MedRationaleLogic.model.grids import DIFFUSION, FINE, SEQUENCES
+from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
 from MedRationaleLogic.model.pooling import EXTENTS, gather, supports
 from MedRationaleLogic.training.data import IGNORE, ROWS
-from MedRationaleLogic.training.losses import QUIET_VALUES, attribute_loss, gland_loss, lesion_loss, zone_loss
+from MedRationaleLogic.training.losses import (
+    QUIET_VALUES,
+    Multiplier,
+    attribute_loss,
+    branch,
+    gland_loss,
+    jaccard_loss,
+    lesion_loss,
+    overlap_excess,
+    zone_loss,
+)
 
 #: Chance that a sequence which is there is taken from the trunk, in training.
 DROP = 0.15
-#: Voxels a step looks at for evidence outside regions.
+#: Voxels a step looks at for evidence outside regions, and where two views of a study are compared.
 BACKGROUND = 3000
+#: Steps between two looks at another view of the batch (flipped, mixed).
+VIEW_EVERY = 4
 
 
 class RationaleTask(L.LightningModule):
-    """Segmentation, alignment, localisation, exclusion, suspicion.
+    """Segmentation, alignment, suspicion; and, when constrained, localisation, exclusion, disentanglement, views.
 
     Args:
         spec: the network, as a dict (so that a checkpoint rebuilds it).
@@ -30,16 +48,22 @@ class RationaleTask(L.LightningModule):
         lr: peak learning rate of AdamW; linear warm-up, cosine decay.
         steps: optimisation steps of the whole run.
         seed: of the draws made in training steps.
+        constrained: False trains the unconstrained twin.
+        twin: (step, moving average of the twin's segmentation loss), the constraint of the dual ascent; without it the
+            multiplier stays at 1.
+        locate: train the coarse localiser, too.
     """
 
     def __init__(self, spec: dict[str, Any], phrases: Tensor | None = None, lr: float = 1e-3, steps: int = 1000,
-                 seed: int = 0) -> None:  # fmt: skip
+                 seed: int = 0, constrained: bool = True, twin: Sequence[tuple[int, float]] = (),
+                 locate: bool = True) -> None:  # fmt: skip
         super().__init__()
-        self.save_hyperparameters(ignore=["phrases"])
+        self.save_hyperparameters(ignore=["phrases", "twin"])
         self.net = RationaleNet(NetworkSpec.from_dict(spec))
         if phrases is not None:
             self.net.phrases.copy_(phrases)
-        self.lr, self.steps = lr, steps
+        self.lr, self.steps, self.constrained, self.locate = lr, steps, constrained, locate
+        self.multiplier = Multiplier(twin if constrained else ())
         attributes = self.net.spec.attributes
         self.quiet = torch.tensor([(a.id, v) in QUIET_VALUES for a in attributes for v in a.values])
 
@@ -55,18 +79,36 @@ class RationaleTask(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["multiplier"] = {"value": self.multiplier.value, "average": self.multiplier.average}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("multiplier", {})
+        self.multiplier.value = state.get("value", self.multiplier.value)
+        self.multiplier.average = state.get("average", self.multiplier.average)
+
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         losses = self.losses(batch, train=True)
-        total = torch.stack(list(losses.values())).sum()
+        segmentation = losses["zones"] + losses["lesion"]
+        rest = torch.stack([v for k, v in losses.items() if k not in ("zones", "lesion")]).sum()
+        total = self.multiplier.value * segmentation + rest
+        self.multiplier.update(self.global_step, float(segmentation.detach()))
         self.log_dict({f"train/{k}": v for k, v in losses.items()}, prog_bar=False)
         self.log("train/loss", total, prog_bar=True)
+        self.log("train/segmentation", float(self.multiplier.average or 0.0))
+        self.log("train/multiplier", self.multiplier.value)
         return total
 
     def losses(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
         """Weighted terms of one batch, by name."""
         net = self.net
         n = batch["presence"].shape[0]
-        features: dict[str, Tensor | None] = {s: net.stems[s](batch[s]) for s in SEQUENCES}
+        features = {s: net.stems[s](batch[s]) for s in SEQUENCES}
+        for_masks: dict[str, Tensor | None] = dict(features)
+        for_evidence = dict(features)
+        if train and self.constrained:
+            for s, f in features.items():
+                for_masks[s], for_evidence[s] = branch(f)
         presence = batch["presence"].clone()
         if train:
             keep = (torch.rand(presence.shape) > DROP).to(presence)
@@ -74,15 +116,17 @@ class RationaleTask(L.LightningModule):
             # a study of nothing teaches nothing
             presence = torch.where(kept.sum(1, keepdim=True) > 0, kept, presence)
         thetas = {"adc": batch["theta_adc"], "hbv": batch["theta_hbv"]}
-        zones, lesion, residual = net.trunk(features, thetas, presence)
+        zones, lesion, residual = net.trunk(for_masks, thetas, presence)
         losses = {
             "zones": zone_loss(zones, batch["zones"], batch["gland_only"]),
             "lesion": lesion_loss(lesion, batch["lesion"]),
         }
-        coarse = self._coarse(batch)
+        coarse = self._coarse(batch) if self.locate else None
         if coarse is not None:
             losses["coarse"] = 0.5 * coarse
-        losses.update(self._concepts(batch, features, residual, presence, n))
+        losses.update(self._concepts(batch, for_evidence, residual, presence, n))
+        if train and self.constrained:
+            losses.update(self._views(batch, for_evidence))
         return losses
 
     def _coarse(self, batch: dict[str, Tensor]) -> Tensor | None:
@@ -94,7 +138,7 @@ class RationaleTask(L.LightningModule):
                 parts.append(gland_loss(logits, batch["coarse_gland"][mine]) * mine.sum())
         return torch.stack(parts).sum() / len(batch["coarse_sequence"]) if parts else None
 
-    def _concepts(self, batch: dict[str, Tensor], features: dict[str, Tensor | None], residual: Tensor,
+    def _concepts(self, batch: dict[str, Tensor], features: Mapping[str, Tensor], residual: Tensor,
                   presence: Tensor, n: int) -> dict[str, Tensor]:  # fmt: skip
         net = self.net
         spec = net.spec
@@ -106,28 +150,29 @@ class RationaleTask(L.LightningModule):
             F.relu((values[w] @ values[w].T - 2 * torch.eye(w.stop - w.start, device=values.device)) - 0.2).mean()
             for w in slices.values()
         ]).mean()  # fmt: skip
+        # taken apart once: indexing a study out of the batch costs a batch of zeros on the way back, each time
+        by_study = {s: f.unbind(0) for s, f in features.items()}
         align: list[Tensor] = []
-        localise: list[Tensor] = []
+        where: dict[str, list[Tensor]] = {"localise": [], "exclude": [], "disentangle": []}
         suspect: list[Tensor] = []
         for b in range(n):
             if not (batch["labels"][b] >= 0).any():
                 continue
             readings: dict[int, dict[str, Tensor]] = {row: {} for row in range(ROWS)}
             for s, sequence in enumerate(SEQUENCES):
-                f = features[sequence]
-                if f is None or not bool(batch["presence"][b, s]):
+                if not bool(batch["presence"][b, s]):
                     continue
                 regions = batch[f"regions_{sequence}"][b]
-                grid = FINE if sequence == "t2w" else DIFFUSION
                 parts: dict[str, Tensor] = {"outside": _outside(regions)}
                 rows = []
                 for row in range(ROWS):
                     mask = regions == row + 1
                     if (batch["labels"][b, row] >= 0).any() and int(mask.sum()) >= 4:
                         rows.append(row)
-                        parts |= {f"{row} {e}": part for e, part in supports(mask, grid.spacing).items()}
+                        spacing = STEM_GRIDS[sequence].spacing
+                        parts |= {f"{row} {e}": part for e, part in supports(mask, spacing).items()}
                 index, place = gather(parts)
-                embedding, attention = net.embed(sequence, f[b].flatten(1)[:, index])
+                embedding, attention = net.embed(sequence, by_study[sequence][b].flatten(1)[:, index])
                 found = {row: {e: place[f"{row} {e}"] for e in EXTENTS} for row in rows}
                 for row in rows:
                     logits = net.read(sequence, embedding, attention, found[row], values)
@@ -138,41 +183,137 @@ class RationaleTask(L.LightningModule):
                         label = batch["labels"][b, row, i]
                         if label >= 0:
                             align.append(attribute_loss(logits[attribute.id], label))
-                evidence = net.evidence_logits(sequence, embedding, values)
-                localise.append(self._localise(evidence, place["outside"], found, batch["labels"][b]))
+                if self.constrained:
+                    evidence = net.evidence_logits(sequence, embedding, values)
+                    # a sampled voxel stands for this many
+                    weight = float((regions == 0).sum()) / max(1, len(place["outside"]))
+                    terms = self._evidence(evidence, place["outside"], weight, found, batch["labels"][b])
+                    for name, term in terms.items():
+                        where[name].append(term)
             suspect += self._suspect(batch, b, readings, residual, presence)
         out = {"apart": apart}
         if align:
             out["align"] = 1.0 * torch.stack(align).mean()
-            out["localise"] = 0.5 * torch.stack(localise).mean()
+        for name, parts_of in where.items():
+            if parts_of:
+                out[name] = 0.5 * torch.stack(parts_of).mean()
         if suspect:
             out["suspicion"] = 0.3 * torch.stack(suspect).mean()
         return out
 
-    def _localise(self, evidence: dict[str, Tensor], outside: Tensor, found: dict[int, dict[str, Tensor]],
-                  labels: Tensor) -> Tensor:  # fmt: skip
-        """Evidence outside every region low; a region's summed evidence high in it; exclusive values not together."""
+    def _evidence(self, logits: dict[str, Tensor], outside: Tensor, weight: float,
+                  found: dict[int, dict[str, Tensor]], labels: Tensor) -> dict[str, Tensor]:  # fmt: skip
+        """Where evidence may lie, of one study's sequence.
+
+        * localise: a region's evidence against its extent class's extent, the whole map's mass against all extents,
+          evidence outside low;
+        * exclude: over a region, its own value there and the contradictory ones not;
+        * disentangle: two extent classes' maps overlap no more than their true extents do.
+
+        Args:
+            logits: attribute id -> (values, k) evidence before the sigmoid, at k gathered voxels.
+            outside: places of sampled voxels away from every region.
+            weight: how many voxels one of ``outside`` stands for.
+            found: row -> extent class -> places.
+            labels: (rows, attributes), -1 unknown.
+        """
         slices = self.net.slices()
-        terms = []
-        for i, attribute in enumerate(self.net.spec.attributes):
-            if attribute.id not in evidence:
-                continue
-            x = evidence[attribute.id]
+        localise: list[Tensor] = []
+        exclude: list[Tensor] = []
+        disentangle: list[Tensor] = []
+        mine = [(i, a, logits[a.id]) for i, a in enumerate(self.net.spec.attributes) if a.id in logits]
+        for i, attribute, x in mine:
             loud = ~self.quiet[slices[attribute.id]]
-            terms.append(F.softplus(x[loud][:, outside]).mean())
+            localise.append(F.softplus(x[loud][:, outside]).mean())
+            p = torch.sigmoid(x)
+            inside = p.new_zeros(())
             for row, support in found.items():
                 label = int(labels[row, i])
                 if label < 0:
                     continue
-                mine = torch.sigmoid(x[:, support[attribute.extent]])
+                # summed over the extent, not voxel by voxel: where in it the evidence lies is the map's to say
+                here = p[:, support[attribute.extent]].mean(1).clamp(1e-4, 1 - 1e-4)
                 if loud[label]:
-                    # summed over its extent, not voxel by voxel: where in it the evidence lies is the map's to say
-                    terms.append(0.3 * F.relu(0.6 - mine[label].mean()))
+                    exclude.append(-torch.log(here[label]))
+                    inside = inside + p[label][support[attribute.extent]].sum()
                 other = loud.clone()
                 other[label] = False
                 if other.any():
-                    terms.append(0.3 * mine[other].mean())
-        return torch.stack(terms).mean()
+                    exclude.append(-torch.log1p(-here[other]).mean())
+            if float(inside.detach()) > 0:
+                stray = weight * p[loud][:, outside].sum()
+                localise.append(stray / (stray + inside))
+        for row, support in found.items():
+            near = torch.unique(torch.cat(list(support.values())))
+            maps: dict[str, list[Tensor]] = {}
+            for i, attribute, x in mine:
+                label = int(labels[row, i])
+                if label >= 0 and not self.quiet[slices[attribute.id]][label]:
+                    maps.setdefault(attribute.extent, []).append(torch.sigmoid(x[label][near]))
+            extents = {e: torch.isin(near, support[e]) for e in maps}
+            summed = {e: torch.stack(m).mean(0) for e, m in maps.items()}
+            localise += [jaccard_loss(summed[e], extents[e]) for e in summed]
+            names = sorted(summed)
+            for k, first in enumerate(names):
+                for second in names[k + 1 :]:
+                    a, b = extents[first], extents[second]
+                    allowed = float((a & b).sum()) / max(1, int((a | b).sum()))
+                    disentangle.append(overlap_excess(summed[first], summed[second], allowed))
+        out = {"localise": torch.stack(localise).mean()}
+        if exclude:
+            out["exclude"] = torch.stack(exclude).mean()
+        if disentangle:
+            out["disentangle"] = torch.stack(disentangle).mean()
+        return out
+
+    def _views(self, batch: dict[str, Tensor], features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Another view of the same study must carry the same evidence.
+
+        One anatomy by two scanners (every such pair); in turn, every few steps, a mirrored study (equivariance), and a
+        mix of two studies whose evidence must be the same mix (distributionally robust explanations, CVPR 2023).
+        """
+        values = self.net.value_embeddings()
+        out: dict[str, Tensor] = {}
+        twins = batch.get("twin_of_previous")
+        if twins is not None and twins[1:].any():
+            k = int(twins[1:].nonzero()[0, 0])
+            regions = batch["regions_t2w"][k]
+            index = torch.unique(torch.cat([_outside(regions), regions.flatten().nonzero()[:, 0]]))
+            first, second = (self._probability("t2w", features["t2w"][j], index, values) for j in (k, k + 1))
+            out["scanner"] = 2.0 * F.mse_loss(first, second)
+        turn, rest = divmod(self.global_step, VIEW_EVERY)
+        if rest:
+            return out
+        n = len(batch["presence"])
+        mixed = turn % 2 == 1 and n > 1
+        share = float(torch.empty(()).uniform_(0.3, 0.7))
+        terms = []
+        for s, sequence in enumerate(SEQUENCES):
+            if not bool(batch["presence"][: 2 if mixed else 1, s].all()):
+                continue
+            regions = batch[f"regions_{sequence}"][0]
+            places = [_outside(regions), regions.flatten().nonzero()[:, 0]]
+            image = batch[sequence]
+            if mixed:
+                places.append(batch[f"regions_{sequence}"][1].flatten().nonzero()[:, 0])
+                view = self.net.stems[sequence](share * image[:1] + (1 - share) * image[1:2])
+            else:
+                view = self.net.stems[sequence](image[:1].flip(-1)).flip(-1)
+            index = torch.unique(torch.cat(places))
+            with torch.no_grad():
+                target = self._probability(sequence, features[sequence][0], index, values)
+                if mixed:
+                    other = self._probability(sequence, features[sequence][1], index, values)
+                    target = share * target + (1 - share) * other
+            terms.append(F.mse_loss(self._probability(sequence, view[0], index, values), target))
+        if terms:
+            out["mix" if mixed else "mirror"] = VIEW_EVERY * 0.5 * torch.stack(terms).mean()
+        return out
+
+    def _probability(self, sequence: str, features: Tensor, index: Tensor, values: Tensor) -> Tensor:
+        """Evidence of all values of a sequence at flat voxel indices: (values of the sequence, k)."""
+        embedding, _ = self.net.embed(sequence, features.flatten(1)[:, index])
+        return torch.cat(list(self.net.evidence(sequence, embedding, values).values()))
 
     def _suspect(self, batch: dict[str, Tensor], b: int, readings: dict[int, dict[str, Tensor]], residual: Tensor,
                  presence: Tensor) -> list[Tensor]:  # fmt: skip
@@ -198,9 +339,13 @@ class RationaleTask(L.LightningModule):
 
 def _outside(regions: Tensor) -> Tensor:
     """Random flat indices of voxels away from every region; a region's seam belongs to nobody."""
-    near = F.max_pool3d((regions > 0).float()[None, None], (3, 9, 9), 1, (1, 4, 4)).reshape(-1) > 0
-    index = torch.randint(near.numel(), (2 * BACKGROUND,))
-    return index[~near[index]]
+    # one look per 4x4 block is enough to keep a distance of at least two pixels, and costs a sixteenth
+    near = F.max_pool3d((regions > 0).float()[None, None], (3, 9, 9), (1, 4, 4), (1, 4, 4))[0, 0] > 0
+    _, height, width = regions.shape
+    index = torch.randint(regions.numel(), (2 * BACKGROUND,))
+    z, y, x = index // (height * width), index // width % height, index % width
+    last = torch.tensor(near.shape) - 1
+    return index[~near[z, ((y + 2) // 4).clamp(max=last[1]), ((x + 2) // 4).clamp(max=last[2])]]
 
 
 def _sequence(attribute: str) -> str:

@@ -1,28 +1,35 @@
-"""Training runs: a pretraining on simulation alone, then fine-tuning on real labelled cases and simulation together.
+"""The runs that made the shipped bundle and what it is compared with: one mixture of simulated and real items, in one
+order, for the constrained model and its unconstrained twin.
 
-``python -m MedRationaleLogic.training.run base --labels BANK --output DIR`` and so on; docs/training.md holds the very
-commands that made the shipped bundle. Checkpoints are written every ``--every`` steps and a run goes on from its last.
+``python -m MedRationaleLogic.training.run twin --bank BANK --data DATA --output DIR`` and so on; docs/training.md holds
+the very commands. Checkpoints are written every 100 steps and a run goes on from its last.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import safetensors.torch
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from MedRationaleLogic.model.grids import COARSE, FINE, SEQUENCES
 from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank, read_bank
+from MedRationaleLogic.simulation.study import VERSION
 from MedRationaleLogic.training.data import Item, RealCase, RealSet, SimulatedSet, read_real_cases
 from MedRationaleLogic.training.module import RationaleTask, SegmentationScore
 
@@ -45,10 +52,46 @@ class Mixture(Dataset[Item]):
         return self.simulated.count
 
     def __getitem__(self, index: int) -> Item:
-        # the fractional part of a multiple of the share: real items come evenly, whatever the order of asking
-        if self.real is not None and int((index + 1) * self.share) > int(index * self.share):
+        if self.real is not None and self._is_real(index):
             return self.real[int(index * self.share)]
-        return self.simulated[index]
+        item = self.simulated[index]
+        if self.real is not None and self._is_real(index - 1):
+            item["twin_of_previous"] = torch.tensor(False)  # the anatomy it shares was not shown
+        return item
+
+    def _is_real(self, index: int) -> bool:
+        # the fractional part of a multiple of the share: real items come evenly, whatever the order of asking
+        return int((index + 1) * self.share) > int(index * self.share)
+
+
+class Kept(Dataset[Item]):
+    """Items of another set, kept on disk as half floats once made: several models can then train on the same ones.
+
+    Args:
+        items: what is kept.
+        folder: where; one file an item, written beside and renamed, so that several runs may share it.
+        key: whatever identifies the set; another one gets files of its own.
+    """
+
+    def __init__(self, items: Dataset[Item], folder: Path, key: str) -> None:
+        self.items, self.folder, self.key = items, folder, key
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Item:
+        file = self.folder / f"{self.key}-{index}.pt"
+        if file.is_file():
+            stored: Item = torch.load(file, weights_only=True)
+        else:
+            item = self.items[index]
+            # images are normalised to a few units: half precision is finer than any scanner's noise
+            stored = {k: v.half() if v.dtype == torch.float32 and v.ndim > 2 else v for k, v in item.items()}
+            beside = file.with_suffix(f".{os.getpid()}.tmp")
+            torch.save({k: v.clone() for k, v in stored.items()}, beside)
+            beside.replace(file)
+        return {k: v.float() if v.dtype == torch.float16 else v for k, v in stored.items()}
 
 
 class FromStep(Sampler[int]):
@@ -82,11 +125,33 @@ class Progress(L.Callback):
             self.sums, self.count, self.since = {}, 0, time.monotonic()
 
 
+def twin_curve(run: Path) -> list[tuple[int, float]]:
+    """(step, moving average of the segmentation loss) of a run, from its CSV log; empty before it has logged one."""
+    curve: dict[int, float] = {}
+    for file in sorted(run.glob("version_*/metrics.csv"), key=lambda f: f.stat().st_mtime):
+        with file.open(encoding="utf-8", newline="") as rows:
+            for row in csv.DictReader(rows):
+                if row.get("train/segmentation"):
+                    curve[int(row["step"])] = float(row["train/segmentation"])
+    return sorted(curve.items())
+
+
+class FollowTwin(L.Callback):
+    """Reads the twin's curve again every ``every`` steps: the twin may still be training beside us."""
+
+    def __init__(self, run: Path, every: int = 25) -> None:
+        self.run, self.every = run, every
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % self.every == 0 or not module.multiplier.twin:
+            module.multiplier.twin = twin_curve(self.run)
+
+
 def train(
     output: Path, dataset: Dataset[Item], spec: NetworkSpec, *, steps: int, batch: int = 2, lr: float = 1e-3,
     seed: int = 0, init: Path | None = None, stop: int | None = None, every: int = 100, workers: int = 1,
-    precision: str = "bf16-mixed",
-    accelerator: str = "cpu",
+    precision: str = "bf16-mixed", accelerator: str = "cpu", first: int = 0, constrained: bool = True,
+    twin: Path | None = None, localizer: Path | None = None, ema: float = 0.995, branch: Path | None = None,
 ) -> Path:  # fmt: skip
     """Train, going on from the last checkpoint in ``output`` if there is one; returns the last checkpoint.
 
@@ -100,25 +165,45 @@ def train(
         every: steps between checkpoints.
         workers: loading processes.
         precision, accelerator: Lightning's.
+        first: index of the first item to use.
+        constrained: see :class:`RationaleTask`.
+        localizer: bundle folder whose coarse localiser a fresh run takes over and does not train.
+        twin: the twin's run folder, whose segmentation loss is the constraint.
+        branch: checkpoint of another run that a fresh run carries on: weights, optimiser, schedule, place in the data.
+        ema: decay of the moving average of the weights, which is what checkpoints hold as the model.
     """
     L.seed_everything(seed, workers=True, verbose=False)
-    task = RationaleTask(spec.to_dict(), load_cached(), lr=lr, steps=steps, seed=seed)
+    task = RationaleTask(spec.to_dict(), load_cached(), lr=lr, steps=steps, seed=seed, constrained=constrained,
+                         locate=localizer is None)  # fmt: skip
     last = output / "last.ckpt"
+    if branch is not None and not last.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(branch, last)
     if init is not None and not last.exists():
         task.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
+    if localizer is not None and not last.exists():
+        tensors = safetensors.torch.load_file(localizer / "weights.safetensors")
+        mine = {k.removeprefix("localizer."): v for k, v in tensors.items() if k.startswith("localizer.")}
+        # a bundle stores shared tensors once; MONAI's DynUNet knows its layers by two names
+        missing, unknown = task.net.localizer.load_state_dict(mine, strict=False)
+        if unknown or not all(name.startswith("skip_layers.") for name in missing):
+            raise ValueError(f"{localizer}: its localiser does not fit this network; leave --localizer out")
     trainer = L.Trainer(
         accelerator=accelerator, devices=1, precision=precision, max_steps=stop or steps,  # type: ignore[arg-type]
-        logger=CSVLogger(str(output), name=""),
-        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0), Progress(25)],
+        logger=CSVLogger(str(output), name="", flush_logs_every_n_steps=20),
+        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0), Progress(25),
+                   EMAWeightAveraging(decay=ema, update_starting_at_step=min(50, steps // 10)),
+                   *([FollowTwin(twin)] if twin is not None and constrained else [])],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
     done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"]) if last.exists() else 0
     loader = DataLoader(
-        dataset, batch_size=batch, sampler=FromStep(done * batch, len(dataset)),  # type: ignore[arg-type]
+        dataset, batch_size=batch, sampler=FromStep(first + done * batch, len(dataset)),  # type: ignore[arg-type]
         num_workers=workers, persistent_workers=workers > 0,
     )  # fmt: skip
     trainer.fit(task, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    trainer.save_checkpoint(last)
+    if (stop or steps) % every:  # after the fit only the averaged weights are left, and no run goes on from these
+        trainer.save_checkpoint(last)
     return last
 
 
@@ -163,6 +248,43 @@ def _folds(cases: Sequence[RealCase]) -> Iterator[tuple[str, list[RealCase], lis
         yield name, [c for c in cases if c.name not in test], [c for c in cases if c.name in test]
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every model of a comparison has in common: data, budget, seed."""
+    parser.add_argument("--bank", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of real labelled cases")
+    parser.add_argument("--test-fold", choices=("A", "B", "none"), default="none", help="real cases left out")
+    parser.add_argument("--real-share", type=float, default=0.3)
+    parser.add_argument("--keep", type=Path, help="folder that keeps the items made, for other runs on the same ones")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def mixture(args: argparse.Namespace) -> tuple[Dataset[Item], list[RealCase], dict[str, Any]]:
+    """The items of :func:`add_data_arguments`, the real cases left out, and facts for the record."""
+    spec = spec_from_lexicon()
+    maps = split_bank(LabelBank.load(args.bank).without(HELD_OUT))[0]
+    count = args.steps * args.batch
+    simulated = SimulatedSet(maps, spec, args.seed, count, paired=0.2)
+    real: RealSet | None = None
+    test: list[RealCase] = []
+    if args.data is not None:
+        mine = read_real_cases(args.data, machine_labelled=True)
+        for name, training, held in _folds(mine):
+            if args.test_fold == name:
+                mine, test = training, held
+        real = RealSet(mine, spec, args.seed, count)
+    items: Dataset[Item] = Mixture(real, simulated, args.real_share if real is not None else 0.0)
+    if args.keep is not None:
+        key = f"{maps.sha256[:8]}-{VERSION}-{args.seed}-{args.real_share}-{args.test_fold}-{args.batch}"
+        items = Kept(items, args.keep, key)
+    facts = {"labels_sha256": maps.sha256, "maps": len(maps), "fine": FINE.shape, "test": [c.name for c in test]}
+    return items, test, facts
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of a training run; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the rationale model (research use only).")
@@ -173,19 +295,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mean = sub.add_parser("soup", help="mean weights of several checkpoints of one base")
     mean.add_argument("--checkpoints", type=Path, nargs="+", required=True)
     mean.add_argument("--output", type=Path, required=True)
-    for name in ("base", "fold-A", "fold-B", "all"):
-        p = sub.add_parser(name)
-        p.add_argument("--bank", type=Path, required=True)
-        p.add_argument("--data", type=Path, help="folder of real labelled cases (fold-A, fold-B, all)")
-        p.add_argument("--output", type=Path, required=True)
-        p.add_argument("--init", type=Path)
-        p.add_argument("--steps", type=int, required=True)
+    for name, text in (
+        ("base", "what both variants have in common: the unconstrained losses"),
+        ("twin", "the unconstrained twin"),
+        ("constrained", "the model itself"),
+    ):
+        p = sub.add_parser(name, help=text)
+        add_data_arguments(p)
+        p.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from")
+        p.add_argument("--branch", type=Path, help="checkpoint that a fresh run carries on")
+        p.add_argument("--twin", type=Path, help="the twin's run folder (constrained)")
+        p.add_argument("--localizer", type=Path, help="bundle whose coarse localiser is taken over and left as it is")
         p.add_argument("--stop", type=int, help="end here, on the schedule of --steps")
-        p.add_argument("--batch", type=int, default=2)
-        p.add_argument("--lr", type=float, default=1e-3)
-        p.add_argument("--seed", type=int, default=1)
-        p.add_argument("--real-share", type=float, default=0.6)
-        p.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(arguments)
     if args.what == "bank":
         read_bank(sorted(args.labels.glob("*.nii.gz"))).save(args.output)
@@ -194,24 +315,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         soup(args.checkpoints, args.output)
         return
     torch.set_num_threads(args.threads)
+    items, test, facts = mixture(args)
     spec = spec_from_lexicon()
-    maps = LabelBank.load(args.bank).without(HELD_OUT)
-    simulated = SimulatedSet(maps, spec, args.seed, args.steps * args.batch)
-    real: RealSet | None = None
-    test: list[RealCase] = []
-    if args.what != "base":
-        cases = read_real_cases(args.data, machine_labelled=True)
-        mine = cases
-        for name, training, held in _folds(cases):
-            if args.what == f"fold-{name}":
-                mine, test = training, held
-        real = RealSet(mine, spec, args.seed, args.steps * args.batch)
-    last = train(args.output, Mixture(real, simulated, args.real_share), spec, steps=args.steps, batch=args.batch,
-                 lr=args.lr, seed=args.seed, init=args.init, stop=args.stop)  # fmt: skip
-    facts = {
-        "command": vars(args), "labels_sha256": maps.sha256, "maps": len(maps), "fine": FINE.shape,
-        "test": [c.name for c in test], "scores_on_crops": score_crops(last, test, spec) if test else {},
-    }  # fmt: skip
+    last = train(args.output, items, spec, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed,
+                 init=args.init, stop=args.stop, constrained=args.what == "constrained", twin=args.twin,
+                 branch=args.branch, localizer=args.localizer)  # fmt: skip
+    facts |= {"command": vars(args), "scores_on_crops": score_crops(last, test, spec) if test else {}}
     (args.output / "run.json").write_text(json.dumps(facts, indent=1, default=str), encoding="utf-8")
 
 

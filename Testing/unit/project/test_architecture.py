@@ -20,6 +20,9 @@ ALLOWED = {
     "simulation": GROUND | {"pirads", "imaging", "model"},
     "training": GROUND | {"pirads", "imaging", "model", "inference", "simulation"},
     "evaluation": GROUND | {"pirads", "imaging", "model", "inference", "simulation", "training"},
+    # pieces of the door `cli`, one file a command
+    "commands": GROUND | {"pirads", "imaging", "model", "inference", "simulation", "training", "evaluation", "case",
+                          "cli"},
 }
 FORBIDDEN = {"slicer", "vtk", "qt", "ctk"}
 HEAVY = {"torch", "numpy", "SimpleITK", "scipy", "monai", "matplotlib", "jinja2", "pydicom"}

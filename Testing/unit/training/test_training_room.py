@@ -99,6 +99,7 @@ def test_item_has_the_shapes_that_the_network_eats(item: Item, spec: NetworkSpec
         "coarse_gland": COARSE.shape, "coarse_sequence": (), "theta_adc": (3, 4), "theta_hbv": (3, 4),
         "t2w": (1, *FINE.shape), "adc": (1, *DIFFUSION.shape), "hbv": (1, *DIFFUSION.shape),
         "regions_t2w": FINE.shape, "regions_adc": DIFFUSION.shape, "regions_hbv": DIFFUSION.shape,
+        "twin_of_previous": (),
     }  # fmt: skip
     assert {k: tuple(v.shape) for k, v in item.items()} == shapes
     for name in ("t2w", "adc", "hbv", "coarse", "presence", "theta_adc", "theta_hbv"):
@@ -274,7 +275,8 @@ def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, item: Item) 
     for _ in range(4):
         torch.manual_seed(1)  # the same background voxels every time
         losses = task.losses(batch, train=False)
-        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "localise", "suspicion"}
+        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "localise", "exclude", "disentangle",
+                               "suspicion"}  # fmt: skip
         total = torch.stack(list(losses.values())).sum()
         assert bool(torch.isfinite(total))
         optimizer.zero_grad()
@@ -296,7 +298,9 @@ def test_a_run_goes_on_from_its_checkpoint(trained: dict[str, Any]) -> None:
     assert max(steps) == 2.0, "so did the optimiser's moments"
     assert [p.name for p in trained["folder"].glob("*.ckpt")] == ["last.ckpt"]
     name = "net.trunk.zones.weight"
-    assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
+    for state in ("state_dict", "current_model_state"):
+        assert not torch.equal(first[state][name], second[state][name])
+    assert not torch.equal(second["state_dict"][name], second["current_model_state"][name]), "the model is the average"
 
 
 def test_a_run_that_goes_on_sees_the_items_it_has_not_seen(trained: dict[str, Any]) -> None:
@@ -351,26 +355,30 @@ class _Numbers(Dataset[Any]):
     def __init__(self, name: str, count: int) -> None:
         self.name, self.count = name, count
 
-    def __getitem__(self, index: int) -> tuple[str, int]:
-        return self.name, index
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"name": self.name, "number": index, "twin_of_previous": torch.tensor(index % 2 == 1)}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
 def test_mixture_has_its_share_of_real_items_everywhere(share: float) -> None:
     mixture = run.Mixture(_Numbers("real", 200), _Numbers("simulated", 200), share)  # type: ignore[arg-type]
     assert len(mixture) == 200
-    items: list[Any] = [mixture[i] for i in range(200)]
+    items = [(item["name"], item["number"]) for item in (mixture[i] for i in range(200))]
     mine = [number for name, number in items if name == "real"]
     assert mine == list(range(round(200 * share))), "each real draw once, in order"
     for n in range(1, 201):
         there = sum(name == "real" for name, _ in items[:n])
         assert abs(there - n * share) < 1 + 1e-9
     assert all(number == i for i, (name, number) in enumerate(items) if name == "simulated")
+    for i in range(1, 200, 2):
+        if items[i][0] == "simulated":
+            told = bool(mixture[i]["twin_of_previous"])
+            assert told == (items[i - 1][0] == "simulated"), "a twin's anatomy was shown just before"
 
 
 def test_mixture_without_real_cases_is_the_simulation() -> None:
     mixture = run.Mixture(None, _Numbers("simulated", 10), 0.6)  # type: ignore[arg-type]
-    assert [mixture[i] for i in range(10)] == [("simulated", i) for i in range(10)]
+    assert [(mixture[i]["name"], mixture[i]["number"]) for i in range(10)] == [("simulated", i) for i in range(10)]
 
 
 def test_folds_share_no_case() -> None:

@@ -1,0 +1,386 @@
+"""Runs a model over a simulated cohort, one forward pass a study, and keeps one record a study as a JSON line.
+
+Records are plain data: everything that :mod:`MedRationaleLogic.evaluation.summary` needs, nothing that has to be
+recomputed. A run that is started again goes on behind the last whole line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, relevance_mass, slice_dsc, window
+from MedRationaleLogic.inference import lesions
+from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
+from MedRationaleLogic.model.network import RationaleNet
+from MedRationaleLogic.model.pooling import gather, supports
+from MedRationaleLogic.training.data import IGNORE, ROWS, Item
+from MedRationaleLogic.training.losses import QUIET_VALUES
+
+#: Candidates from here on are ranked; what a reader is shown starts higher.
+MIN_PEAK, MIN_VOLUME_ML = 0.05, 0.05
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A ranked candidate: bool (z, y, x) on the fine grid, and what AP and AUROC rank it by."""
+
+    mask: Tensor
+    confidence: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one study.
+
+    Attributes:
+        zones: uint8 (z, y, x) on the fine grid: 0, 1 PZ, 2 TZ.
+        lesion: float32 (z, y, x) probability on the fine grid.
+        candidates: by falling confidence.
+        regions: for each drawn region (row): probabilities by attribute and what follows from them.
+        evidence: attribute id -> (values, z, y, x) on the stem's grid; empty for a model without evidence.
+        heat: float32 (z, y, x) on the fine grid, where a model without concepts looks (Grad-CAM); else None.
+    """
+
+    zones: Tensor
+    lesion: Tensor
+    candidates: tuple[Candidate, ...]
+    regions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    evidence: dict[str, Tensor] = field(default_factory=dict)
+    heat: Tensor | None = None
+
+
+class Predictor(Protocol):
+    """A model to be measured."""
+
+    def predict(self, item: Item) -> Prediction: ...
+
+
+def _extract(lesion: Tensor, zones: Tensor) -> list[lesions.Candidate]:
+    found = lesions.extract(lesion.numpy(), (zones > 0).numpy(), float(np.prod(FINE.spacing)), min_peak=MIN_PEAK,
+                            min_volume_ml=MIN_VOLUME_ML)  # fmt: skip
+    return [c for c in found if c.kept]
+
+
+def to_stem(mask: Tensor, theta: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """A mask on the fine grid, shown on a diffusion stem's grid, nearest neighbour.
+
+    Args:
+        mask: bool (z, y, x) on the fine grid.
+        theta: (3, 4), from the fine grid's normalised coordinates to the other's, as in an item.
+        shape: of the other grid.
+    """
+    whole = torch.cat([theta, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
+    back = torch.linalg.inv(whole)[:3]
+    grid = F.affine_grid(back[None], [1, 1, *shape], align_corners=True)
+    return F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0] > 0.5
+
+
+class ConceptPredictor:
+    """Our network, constrained or twin.
+
+    Args:
+        net: in evaluation mode.
+        calibration: attribute id -> temperature; empty for none.
+        shuffle: permute the values' embeddings within each attribute: a control that must read nothing.
+    """
+
+    def __init__(
+        self, net: RationaleNet, calibration: Mapping[str, float] | None = None, shuffle: bool = False
+    ) -> None:
+        self.net, self.calibration = net, dict(calibration or {})
+        with torch.inference_mode():
+            self.values = net.value_embeddings()
+            if shuffle:
+                self.values = self.values.clone()
+                for where in net.slices().values():
+                    self.values[where] = self.values[where].roll(1, 0)
+
+    @torch.inference_mode()
+    def predict(self, item: Item) -> Prediction:
+        net = self.net
+        with torch.autocast("cpu", torch.bfloat16):
+            features = {s: net.stems[s](item[s][None]) for i, s in enumerate(SEQUENCES) if bool(item["presence"][i])}
+            thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
+            zone_logits, lesion_logit, residual = net.trunk(features, thetas, item["presence"][None])
+        zones = zone_logits[0].argmax(0).to(torch.uint8)
+        lesion = torch.sigmoid(lesion_logit[0, 0].float())
+        flat = {s: f[0].flatten(1) for s, f in features.items()}
+        there = [bool(v) for v in item["presence"]]
+        candidates = []
+        for found in _extract(lesion, zones):
+            mask = torch.from_numpy(found.mask)
+            masks = {s: mask if s == "t2w" else to_stem(mask, item[f"theta_{s}"], STEM_GRIDS[s].shape) for s in flat}
+            readings = self._read(flat, masks)
+            inside = zones[mask]
+            zone = "PZ" if int((inside == 1).sum()) >= int((inside == 2).sum()) else "TZ"
+            said = net.suspicion(zone, readings, residual[0, 0][mask].float().mean(), there)
+            facts = {"share": float(said.residual_share), "terms": {n: float(t) for n, t in said.terms},
+                     "logit": float(said.logit), "peak": found.peak,
+                     "p": {a: [round(float(v), 4) for v in p] for a, p in readings.items()}}  # fmt: skip
+            candidates.append(Candidate(mask, float(torch.sigmoid(said.logit)), facts))
+        candidates.sort(key=lambda c: -c.confidence)
+        regions: dict[int, dict[str, Any]] = {}
+        for row in range(ROWS):
+            if not (item["labels"][row] >= 0).any():
+                continue
+            masks = {s: item[f"regions_{s}"] == row + 1 for s in flat}
+            readings = self._read(flat, masks)
+            raw = self._read(flat, masks, calibrated=False)
+            mask = item["regions_t2w"] == row + 1
+            if not readings or not bool(mask.any()):
+                continue
+            zone = "PZ" if int(item["zone"][row]) == 0 else "TZ"
+            said = net.suspicion(zone, readings, residual[0, 0][mask].float().mean(), there)
+            regions[row] = {
+                "p": {a: [round(float(v), 4) for v in p] for a, p in readings.items()},
+                "raw": {a: [round(float(v), 4) for v in p] for a, p in raw.items()},
+                "suspicion": float(torch.sigmoid(said.logit)), "share": float(said.residual_share),
+                "terms": {n: float(t) for n, t in said.terms}, "logit": float(said.logit),
+            }  # fmt: skip
+        evidence: dict[str, Tensor] = {}
+        for s, f in flat.items():
+            embedding, _ = net.embed(s, f)
+            for a, x in net.evidence(s, embedding, self.values).items():
+                evidence[a] = x.reshape(-1, *STEM_GRIDS[s].shape)
+        return Prediction(zones, lesion, tuple(candidates), regions, evidence)
+
+    def _read(
+        self, flat: Mapping[str, Tensor], masks: Mapping[str, Tensor], calibrated: bool = True
+    ) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for s, mask in masks.items():
+            if int(mask.sum()) < 4:
+                continue
+            index, place = gather(supports(mask, STEM_GRIDS[s].spacing))
+            embedding, attention = self.net.embed(s, flat[s][:, index])
+            for a, x in self.net.read(s, embedding, attention, place, self.values).items():
+                out[a] = torch.softmax(x / (self.calibration.get(a, 1.0) if calibrated else 1.0), 0)
+        return out
+
+
+class PeerPredictor:
+    """The plain U-Net with Grad-CAM of what it outlines."""
+
+    def __init__(self, net: Any) -> None:
+        self.net = net
+
+    def predict(self, item: Item) -> Prediction:
+        from MedRationaleLogic.training import baseline
+
+        zones, lesion = baseline.predict(self.net, item)
+        zones, lesion = zones.clone(), lesion.clone()
+        found = _extract(lesion, zones)
+        candidates = tuple(Candidate(torch.from_numpy(c.mask), c.peak) for c in found)
+        heat = None
+        if bool((item["lesion"] == 1).any()):
+            target = lesion > 0.5
+            if not bool(target.any()):
+                target = candidates[0].mask if candidates else torch.zeros_like(target)
+            heat = baseline.grad_cam(self.net, item, target) if bool(target.any()) else torch.zeros_like(lesion)
+        return Prediction(zones, lesion, candidates, heat=heat)
+
+
+def detection(prediction: Prediction, item: Item) -> dict[str, Any]:
+    """Hits and misses of one study by picai_eval's rule (a candidate hits from an IoU of .1 on).
+
+    A candidate that lies mostly where the truth is left open (category 3, cut slices) is passed over.
+
+    Raises:
+        ModuleNotFoundError: picai_eval is not installed.
+    """
+    try:
+        from picai_eval.eval import evaluate_case
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error.name} is missing; pip install 'medrationale[train]'") from error
+    truth = item["lesion"] == 1
+    open_ = item["lesion"] == IGNORE
+    detections = np.zeros(FINE.shape, np.float32)
+    for c in reversed(prediction.candidates):
+        if float(open_[c.mask].float().mean()) < 0.5:
+            detections[c.mask.numpy()] = max(c.confidence, 1e-6)
+    # its annotation names two values, it returns four
+    judged: Any = evaluate_case(detections, truth.numpy().astype(np.int32))
+    results = judged[0]
+    confidences = [float(c) for _, c, _ in results] + [float(detections.max())]
+    return {
+        "results": [[int(hit), float(confidence), float(overlap)] for hit, confidence, overlap in results],
+        "case": max(confidences), "target": int(truth.any()),
+    }  # fmt: skip
+
+
+def record(prediction: Prediction, item: Item, net: RationaleNet | None) -> dict[str, Any]:
+    """Everything that is measured of one study, as plain data."""
+    known = item["zones"] != IGNORE
+    truth, target = item["zones"], item["lesion"]
+    seen = target != IGNORE
+    positive = target == 1
+    predicted = (prediction.lesion > 0.5) & seen
+    out: dict[str, Any] = {
+        "dsc": {
+            "gland": dsc(prediction.zones > 0, truth > 0, known), "pz": dsc(prediction.zones == 1, truth == 1, known),
+            "tz": dsc(prediction.zones == 2, truth == 2, known), "lesion": dsc(predicted, positive),
+            "lesion_slice": slice_dsc(predicted, positive),
+        },
+        "detection": detection(prediction, item),
+    }  # fmt: skip
+    if positive.any():
+        out["share"] = float(positive.float().mean())
+        control = prediction.lesion > 0.5
+        out["rma_control"] = relevance_mass(control.float(), positive)
+        if prediction.heat is not None:
+            out["rma"] = relevance_mass(prediction.heat, positive)
+    if net is not None:
+        out.update(_concepts(prediction, item, net))
+    return out
+
+
+def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, Any]:
+    regions = []
+    masses: list[float] = []
+    attributes = net.spec.attributes
+    controls = {
+        s: prediction.lesion > 0.5 if s == "t2w" else to_stem(
+            prediction.lesion > 0.5, item[f"theta_{s}"], STEM_GRIDS[s].shape)
+        for s in SEQUENCES
+    }  # fmt: skip
+    truth = item["lesion"] == 1
+    for row, said in prediction.regions.items():
+        category = int(item["category"][row])
+        mine = {
+            "row": row, "zone": "PZ" if int(item["zone"][row]) == 0 else "TZ", "category": category,
+            "labels": {a.id: int(item["labels"][row, i]) for i, a in enumerate(attributes)
+                       if int(item["labels"][row, i]) >= 0},
+            **said,
+        }  # fmt: skip
+        mask = item["regions_t2w"] == row + 1
+        mine["diameter"] = _diameter(mask, FINE.spacing)
+        overlap = [(int((c.mask & mask).sum()) / max(1, int((c.mask | mask).sum())), c) for c in prediction.candidates]
+        best = max(overlap, key=lambda pair: pair[0], default=None)
+        if best is not None and best[0] >= 0.1:
+            mine["matched"] = {"overlap": best[0], "p": best[1].facts.get("p", {})}
+        extents: list[dict[str, Any]] = []
+        means: dict[str, list[float]] = {}
+        for s in SEQUENCES:
+            region = item[f"regions_{s}"] == row + 1
+            if int(region.sum()) < 4:
+                continue
+            others = (item[f"regions_{s}"] > 0) & ~region
+            index, inside = window(region, STEM_GRIDS[s].spacing, others)
+            control = controls[s].flatten()[index]
+            for i, a in enumerate(attributes):
+                label = int(item["labels"][row, i])
+                if a.sequence != s or label < 0 or a.id not in prediction.evidence:
+                    continue
+                maps = prediction.evidence[a.id].flatten(1)[:, index]
+                means[a.id] = [round(float(v), 4) for v in maps[:, inside[a.extent]].mean(1)]
+                if (a.id, a.values[label]) in QUIET_VALUES:
+                    continue
+                iou, by_control, hit = extent_figures(maps[label], control, inside, a.extent)
+                extents.append({"attribute": a.id, "extent": a.extent, "iou": round(iou, 4),
+                                "control": round(by_control, 4), "hit": hit})  # fmt: skip
+        mine["extents"], mine["means"] = extents, means
+        regions.append(mine)
+    for s in SEQUENCES:
+        lesion = truth if s == "t2w" else to_stem(truth, item[f"theta_{s}"], STEM_GRIDS[s].shape)
+        for i, a in enumerate(attributes):
+            if a.sequence != s or a.id not in prediction.evidence:
+                continue
+            shown = {int(item["labels"][row, i]) for row in prediction.regions if int(item["category"][row]) >= 4}
+            for label in shown:
+                if label >= 0 and (a.id, a.values[label]) not in QUIET_VALUES and lesion.any():
+                    mass = relevance_mass(prediction.evidence[a.id][label], lesion)
+                    if mass is not None:
+                        masses.append(mass)
+    out: dict[str, Any] = {"regions": regions}
+    if masses:
+        out["rma"] = float(np.mean(masses))
+    return out
+
+
+def _diameter(mask: Tensor, spacing: tuple[float, float, float]) -> float:
+    """Largest in-plane extent of a mask, mm, along its principal axis."""
+    best = 0.0
+    for plane in mask[mask.flatten(1).any(1)].numpy():
+        points = np.argwhere(plane & ~ndimage.binary_erosion(plane)) * np.array(spacing[1:])
+        if len(points) > 1:
+            best = max(best, float(np.sqrt(((points[:, None] - points[None]) ** 2).sum(-1)).max()))
+    return best
+
+
+def shift(first: Prediction, second: Prediction, item: Item) -> float | None:
+    """Mean cosine of the T2W evidence of one anatomy under two scanners, over the loud values that the study shows."""
+    if first.heat is not None and second.heat is not None:
+        return cosine(first.heat, second.heat)
+    values = []
+    for a, maps in first.evidence.items():
+        if a.startswith("t2.") and a in second.evidence:
+            for k in range(len(maps)):
+                if float(maps[k].max()) > 0.5:
+                    c = cosine(maps[k], second.evidence[a][k])
+                    if c is not None:
+                        values.append(c)
+    return float(np.mean(values)) if values else None
+
+
+def run(
+    predictor: Predictor, items: Dataset[Item], indices: Sequence[int], file: Path, *,
+    unseen: Dataset[Item] | None = None, net: RationaleNet | None = None,
+) -> Iterator[int]:  # fmt: skip
+    """Measure studies one after the other; yields how many are done.
+
+    Args:
+        predictor: the model.
+        items: the cohort.
+        indices: which of it, in order.
+        file: JSON lines, one a study; those already there are not done again, a torn last line is dropped.
+        unseen: the same anatomies by unseen scanners, or None.
+        net: for concept figures; None for a model without concepts.
+    """
+    done = {r["index"] for r in read(file)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_file():  # what a kill left of a line
+        whole = [line for line in file.read_text(encoding="utf-8").splitlines() if _whole(line)]
+        beside = file.with_suffix(".tmp")
+        beside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        beside.replace(file)
+    for count, index in enumerate(indices, 1):
+        if index not in done:
+            item = items[index]
+            prediction = predictor.predict(item)
+            line = {"index": index} | record(prediction, item, net)
+            if unseen is not None:
+                other = unseen[index]
+                again = predictor.predict(other)
+                line["unseen"] = record(again, other, net)
+                line["unseen"].pop("regions", None)
+                line["cosine"] = shift(prediction, again, item)
+            with file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(line, allow_nan=False) + "\n")
+        yield count
+
+
+def _whole(line: str) -> bool:
+    try:
+        return "index" in json.loads(line)
+    except ValueError:
+        return False
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The records of a file in order of their studies; [] without one."""
+    if not file.is_file():
+        return []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if _whole(line)]
+    return sorted(lines, key=lambda r: int(r["index"]))

@@ -1,0 +1,94 @@
+"""What one study's masks and evidence are measured by; arrays are (z, y, x) on the grid that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from MedRationaleLogic.model.pooling import supports
+from MedRationaleLogic.training.module import dice
+
+Bools = NDArray[np.bool_]
+
+#: Where evidence counts as shown.
+SHOWN = 0.5
+#: Pixels around a region's context within which its evidence is compared with the extent.
+MARGIN = 8
+
+
+def dsc(predicted: Tensor, truth: Tensor, known: Tensor | None = None) -> float | None:
+    """Dice similarity coefficient where ``known``; None without a true voxel."""
+    if known is not None:
+        predicted, truth = predicted & known, truth & known
+    return dice(predicted, truth) if bool(truth.any()) else None
+
+
+def slice_dsc(predicted: Tensor, truth: Tensor) -> float | None:
+    """Mean DSC over the slices that have a true voxel; None without one."""
+    positive = truth.flatten(1).any(1)
+    if not bool(positive.any()):
+        return None
+    return float(np.mean([dice(p, t) for p, t in zip(predicted[positive], truth[positive], strict=True)]))
+
+
+def relevance_mass(heat: Tensor, mask: Tensor) -> float | None:
+    """Relevance mass accuracy (Arras 2022): the share of a map's heat inside a mask; None for a map without heat."""
+    total = float(heat.sum())
+    return float(heat[mask].sum()) / total if total > 0 else None
+
+
+def jaccard(first: Tensor, second: Tensor) -> float:
+    """Intersection over union of two boolean masks; 1 when both are empty."""
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0
+
+
+def window(mask: Tensor, spacing: tuple[float, float, float], others: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Where a region's evidence is judged, and its extents there.
+
+    Args:
+        mask: bool (z, y, x), the region.
+        spacing: millimetres along (z, y, x).
+        others: bool (z, y, x), the other regions: their voxels are left out, a value may rightly be shown there.
+
+    Returns:
+        Flat voxel indices of the region's surroundings, and extent class -> bool over these.
+    """
+    parts = supports(mask, spacing)
+    _, height, width = mask.shape
+    context = parts["context"]
+    z, y, x = context // (height * width), context // width % height, context % width
+    box = torch.zeros_like(mask)
+    box[
+        int(z.min()) : int(z.max()) + 1,
+        max(0, int(y.min()) - MARGIN) : int(y.max()) + MARGIN + 1,
+        max(0, int(x.min()) - MARGIN) : int(x.max()) + MARGIN + 1,
+    ] = True
+    index = (box & ~others).flatten().nonzero()[:, 0]
+    return index, {e: torch.isin(index, part) for e, part in parts.items()}
+
+
+def extent_figures(
+    evidence: Tensor, control: Tensor, extents: Mapping[str, Tensor], extent: str
+) -> tuple[float, float, bool]:
+    """(IoU of the shown evidence with the concept's extent, IoU of the control with it, pointing game hit).
+
+    Args:
+        evidence: (k,) 0..1 of the concept in the window.
+        control: bool (k,), the predicted lesion mask there.
+        extents: from :func:`window`.
+        extent: the concept's class.
+    """
+    truth = extents[extent]
+    hit = bool(truth[int(evidence.argmax())]) if len(evidence) else False
+    return jaccard(evidence > SHOWN, truth), jaccard(control, truth), hit
+
+
+def cosine(first: Tensor, second: Tensor) -> float | None:
+    """Cosine of two maps; None when one is zero everywhere."""
+    norm = float(first.norm() * second.norm())
+    return float((first * second).sum()) / norm if norm > 0 else None

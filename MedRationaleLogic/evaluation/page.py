@@ -1,0 +1,159 @@
+"""The evaluation as one HTML page, a CSV and a JSON."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from MedRationaleLogic.evaluation.statistics import Interval
+from MedRationaleLogic.evaluation.summary import OURS, Records, Row, plain
+from MedRationaleLogic.resources import resource_path
+
+
+def _number(x: float | None) -> str:
+    return "n/a" if x is None or not math.isfinite(x) else f"{x:.3f}"
+
+
+def _cell(row: Row, model: str) -> dict[str, str] | None:
+    interval = row.values.get(model)
+    if interval is None:
+        return None
+    difference = row.differences.get(model)
+    return {
+        "value": _number(interval.value), "interval": f"{_number(interval.low)} to {_number(interval.high)}",
+        "difference": "" if difference is None else
+        f"{difference.value:+.3f} ({_number(difference.low)} to {_number(difference.high)})",
+    }  # fmt: skip
+
+
+def _picture(figure: Any) -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def figures(models: Mapping[str, Records], details: Mapping[str, Any]) -> list[dict[str, str]]:
+    """ROC, FROC, calibration, evidence against mask, confusion of scores, as embedded PNGs with alternative texts."""
+    from matplotlib.figure import Figure
+    from picai_eval.metrics import Metrics
+
+    out = []
+
+    def add(figure: Any, alt: str) -> None:
+        figure.tight_layout()
+        out.append({"src": _picture(figure), "alt": alt})
+
+    roc, froc = Figure(figsize=(5, 4)), Figure(figsize=(5, 4))
+    a, b = roc.subplots(), froc.subplots()
+    for name, records in models.items():
+        chosen = [r["detection"] for r in records]
+        m = Metrics(
+            lesion_results={str(k): [tuple(x) for x in d["results"]] for k, d in enumerate(chosen)},
+            case_target={str(k): d["target"] for k, d in enumerate(chosen)},
+            case_pred={str(k): d["case"] for k, d in enumerate(chosen)},
+        )
+        a.plot(m.case_FPR, m.case_TPR, label=name)
+        b.plot(m.lesion_FPR, m.lesion_TPR, label=name)
+    a.set(xlabel="false positive rate (studies)", ylabel="true positive rate", title="ROC, studies")
+    b.set(xlabel="false positives per study", ylabel="sensitivity (lesions)", title="FROC", xlim=(0, 5), ylim=(0, 1))
+    for axes in (a, b):
+        axes.legend()
+        axes.grid(alpha=0.3)
+    add(roc, "ROC over studies with and without a region of category 4 or 5")
+    add(froc, "FROC: sensitivity for regions of category 4 or 5 against false positives per study")
+    confidence, right = [], []
+    for r in models[OURS]:
+        for region in r.get("regions", ()):
+            for attribute, p in region["p"].items():
+                if attribute in region["labels"]:
+                    confidence.append(max(p))
+                    right.append(float(int(np.argmax(p)) == region["labels"][attribute]))
+    if confidence:
+        figure = Figure(figsize=(5, 4))
+        axes = figure.subplots()
+        c, ok = np.array(confidence), np.array(right)
+        bins = np.clip((c * 10).astype(int), 0, 9)
+        there = [k for k in range(10) if (bins == k).any()]
+        axes.plot([0, 1], [0, 1], color="0.7")
+        axes.plot([c[bins == k].mean() for k in there], [ok[bins == k].mean() for k in there], marker="o")
+        axes.set(xlabel="stated probability", ylabel="share right", title="Calibration of readings")
+        add(figure, "Calibration: share of right readings against the stated probability")
+    figure = Figure(figsize=(5, 4))
+    axes = figure.subplots()
+    boxes = {name: [r["rma"] for r in records if r.get("rma") is not None] for name, records in models.items()}
+    boxes["lesion as map"] = [r["rma_control"] for r in models[OURS] if r.get("rma_control") is not None]
+    boxes["area share"] = [r["share"] for r in models[OURS] if "share" in r]
+    boxes = {k: v for k, v in boxes.items() if v}
+    if boxes:
+        axes.boxplot(list(boxes.values()), tick_labels=list(boxes), showfliers=False)
+        axes.set(ylabel="share of heat inside the mask", title="Evidence against mask", ylim=(0, 1))
+        axes.tick_params(axis="x", rotation=20)
+        add(figure, "Share of each map's heat inside the drawn regions of category 4 or 5")
+    for name, counts in details.get("confusion", {}).items():
+        figure = Figure(figsize=(3.6, 3.4))
+        axes = figure.subplots()
+        axes.imshow(counts, cmap="Blues")
+        for i, row in enumerate(counts):
+            for j, n in enumerate(row):
+                axes.text(j, i, str(n), ha="center", va="center", color="white" if n > np.max(counts) / 2 else "black")
+        axes.set(xlabel="from readings", ylabel="as drawn", title=name, xticks=range(5), yticks=range(5),
+                 xticklabels=range(1, 6), yticklabels=range(1, 6))  # fmt: skip
+        add(figure, f"Confusion of the {name}: rows as drawn, columns from the readings")
+    return out
+
+
+def write(
+    folder: Path, rows: Sequence[Row], models: Mapping[str, Records], details: Mapping[str, Any],
+    controls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any],
+) -> Path:  # fmt: skip
+    """Write ``evaluation.html``, ``results.csv`` and ``results.json``, each beside first; returns the page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(m for row in rows for m in row.values))
+    matched = details["concepts_on_matched_candidates"]
+    concepts = [
+        {
+            "name": a, "n": c["n"], "accuracy": _number(c["accuracy"]), "auroc": _number(c["auroc"]),
+            "ece": _number(c["ece"]), "n_matched": matched.get(a, {}).get("n", 0),
+            "auroc_matched": _number(matched.get(a, {}).get("auroc")),
+        }
+        for a, c in details["concepts_on_drawn_regions"].items()
+    ]  # fmt: skip
+    source = resource_path("Templates", "evaluation.html.j2").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source).render(
+        rows=[{"name": r.name, "cells": {m: _cell(r, m) for m in names}, "bar": r.bar, "met": r.met} for r in rows],
+        models=names, concepts=concepts, figures=figures(models, details), facts=facts,
+        controls=[{**c, "value": _number(c["value"])} for c in controls],
+    )  # fmt: skip
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["measure", "model", "value", "low", "high", "n", "ours minus it", "low", "high", "bar", "met"])
+    for row in rows:
+        for model, v in row.values.items():
+            d: Interval | None = row.differences.get(model)
+            rest = [d.value, d.low, d.high] if d is not None else ["", "", ""]
+            writer.writerow([row.name, model, v.value, v.low, v.high, v.n, *rest, row.bar, row.met])
+    document = {
+        "format": "medrationale-evaluation-1", "facts": dict(facts), "table": [plain(r) for r in rows],
+        "details": dict(details), "controls": [dict(c) for c in controls],
+    }  # fmt: skip
+    for name, text in (("evaluation.html", page), ("results.csv", table.getvalue()),
+                       ("results.json", json.dumps(document, indent=1) + "\n")):  # fmt: skip
+        beside = folder / f"{name}.part"
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(beside, folder / name)
+    return folder / "evaluation.html"

@@ -1,0 +1,408 @@
+"""From records to the table "same data, same budget": one figure a row, a model a column, the bar beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from MedRationaleLogic.evaluation.statistics import (
+    Interval,
+    bootstrap,
+    confusion,
+    mean_of,
+    paired,
+    quadratic_kappa,
+    risk_coverage,
+)
+from MedRationaleLogic.model.network import NetworkSpec
+from MedRationaleLogic.pirads import rules
+from MedRationaleLogic.training.losses import QUIET_VALUES
+from MedRationaleLogic.training.ship import area_under_roc, expected_calibration_error
+
+Records = Sequence[Mapping[str, Any]]
+Statistic = Callable[[NDArray[np.int64]], float]
+
+OURS, TWIN, PEER = "constrained", "twin", "U-Net"
+DRAWS: Final = 500
+EXTENTS: Final = ("interior", "rim", "context")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what is measured.
+        values: model or baseline to its interval.
+        differences: baseline to the paired interval of ours minus it.
+        bar: what must hold, in words; met: whether it does, None where there is nothing to compare with.
+    """
+
+    name: str
+    values: dict[str, Interval]
+    differences: dict[str, Interval] = field(default_factory=dict)
+    bar: str = ""
+    met: bool | None = None
+
+
+def _metrics(records: Records, index: NDArray[np.int64], part: str | None) -> Any:
+    from picai_eval.metrics import Metrics
+
+    chosen = [(records[i] if part is None else records[i][part])["detection"] for i in index]
+    return Metrics(
+        lesion_results={str(k): [tuple(x) for x in d["results"]] for k, d in enumerate(chosen)},
+        case_target={str(k): d["target"] for k, d in enumerate(chosen)},
+        case_pred={str(k): d["case"] for k, d in enumerate(chosen)},
+    )
+
+
+def average_precision(records: Records, part: str | None = None) -> Statistic:
+    """AP over lesions by picai_eval, as a statistic of indices of studies."""
+    return lambda index: float(_metrics(records, index, part).AP)
+
+
+def case_auroc(records: Records, part: str | None = None) -> Statistic:
+    """AUROC over studies: has a region of category >= 4 or not."""
+    d = [(r if part is None else r[part])["detection"] for r in records]
+    score, target = np.array([x["case"] for x in d]), np.array([x["target"] for x in d], dtype=bool)
+    return lambda index: area_under_roc(score[index], target[index])
+
+
+def dsc(records: Records, name: str, part: str | None = None) -> Statistic:
+    """Mean DSC over the studies that have the structure."""
+    return mean_of([(r if part is None else r[part])["dsc"][name] for r in records])
+
+
+def value(records: Records, name: str, part: str | None = None) -> Statistic:
+    """Mean of a figure over the studies that have it."""
+    return mean_of([(r if part is None else r[part]).get(name) for r in records])
+
+
+def _regions(records: Records, index: NDArray[np.int64]) -> list[Mapping[str, Any]]:
+    return [region for i in index for region in records[i].get("regions", ())]
+
+
+def extent_iou(records: Records, extent: str, key: str) -> Statistic:
+    """Mean IoU of evidence (``iou``), of the control (``control``), or hits (``hit``) over concepts of a class."""
+    per = [
+        [float(e[key]) for region in r.get("regions", ()) for e in region["extents"] if extent in ("all", e["extent"])]
+        for r in records
+    ]
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        values = [v for i in index for v in per[i]]
+        return float(np.mean(values)) if values else math.nan
+
+    return statistic
+
+
+def absent_over_present(records: Records, spec: NetworkSpec) -> Statistic:
+    """Mean evidence of loud values in regions that have another value, over that in regions that have them."""
+    has: list[list[float]] = []
+    lacks: list[list[float]] = []
+    for r in records:
+        h: list[float] = []
+        other: list[float] = []
+        for region in r.get("regions", ()):
+            for a in spec.attributes:
+                means, label = region["means"].get(a.id), region["labels"].get(a.id)
+                if means is None or label is None:
+                    continue
+                for k, mean in enumerate(means):
+                    if (a.id, a.values[k]) not in QUIET_VALUES:
+                        (h if k == label else other).append(mean)
+        has.append(h)
+        lacks.append(other)
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        a = [v for i in index for v in has[i]]
+        b = [v for i in index for v in lacks[i]]
+        return float(np.mean(b) / np.mean(a)) if a and b else math.nan
+
+    return statistic
+
+
+def concept_table(records: Records, spec: NetworkSpec, *, matched: bool = False) -> dict[str, dict[str, Any]]:
+    """Per attribute: n, accuracy, macro AUROC one against the rest, ECE; on drawn regions or on matched candidates."""
+    out: dict[str, dict[str, Any]] = {}
+    regions = _regions(records, np.arange(len(records)))
+    for a in spec.attributes:
+        pairs = []
+        for region in regions:
+            p = (region.get("matched", {}).get("p", {}) if matched else region["p"]).get(a.id)
+            label = region["labels"].get(a.id)
+            if p is not None and label is not None:
+                pairs.append((p, label))
+        if not pairs:
+            continue
+        p, y = np.array([p for p, _ in pairs]), np.array([y for _, y in pairs])
+        auc = [area_under_roc(p[:, k], y == k) for k in range(p.shape[1]) if 0 < (y == k).sum() < len(y)]
+        out[a.id] = {
+            "n": len(y), "accuracy": float((p.argmax(1) == y).mean()),
+            "auroc": float(np.mean(auc)) if auc else None,
+            "ece": expected_calibration_error(torch.tensor(p), torch.tensor(y)),
+        }  # fmt: skip
+    return out
+
+
+def macro_auroc(records: Records, spec: NetworkSpec) -> Statistic:
+    """Mean over attributes of their macro AUROC on drawn regions."""
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        table = concept_table([records[i] for i in index], spec)
+        values = [t["auroc"] for t in table.values() if t["auroc"] is not None]
+        return float(np.mean(values)) if values else math.nan
+
+    return statistic
+
+
+def calibration_error(records: Records, spec: NetworkSpec) -> Statistic:
+    """ECE of all readings together."""
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        confidence, right = [], []
+        for region in _regions(records, index):
+            for a, p in region["p"].items():
+                if a in region["labels"]:
+                    confidence.append(max(p))
+                    right.append(int(np.argmax(p)) == region["labels"][a])
+        if not confidence:
+            return math.nan
+        two = torch.tensor([[c, 1 - c] for c in confidence])
+        # the answer is the first column wherever it is the more certain one; ECE needs only confidence and rightness
+        bins = (two[:, 0] * 10).long().clamp(max=9)
+        ok = torch.tensor(right, dtype=torch.float32)
+        error = 0.0
+        for k in range(10):
+            mine = bins == k
+            if mine.any():
+                error += float(mine.float().mean()) * abs(float(ok[mine].mean() - two[mine, 0].mean()))
+        return error
+
+    return statistic
+
+
+def scores(region: Mapping[str, Any], spec: NetworkSpec) -> tuple[dict[str, int], dict[str, int]] | None:
+    """(true, read) T2W score, DWI score and category of a drawn region by the rules; None for normal tissue."""
+    attributes = {a.id: a.values for a in spec.attributes}
+    if not {"t2.margin", "adc.signal", "hbv.signal"} <= set(region["labels"]):
+        return None
+    true_values = {a: attributes[a][k] for a, k in region["labels"].items()}
+    read_values = {a: attributes[a][int(np.argmax(p))] for a, p in region["p"].items()}
+    if set(read_values) < set(attributes):
+        return None
+    out = []
+    for values in (true_values, read_values):
+        t2w = rules.t2w_score(region["zone"], values, region["diameter"])
+        dwi = rules.dwi_score(values, region["diameter"])
+        category = rules.overall(region["zone"], t2w, dwi, "X")
+        out.append({"T2W score": int(t2w), "DWI score": int(dwi), "category": int(category)})
+    return out[0], out[1]
+
+
+def score_pairs(records: Records, spec: NetworkSpec) -> list[list[tuple[dict[str, int], dict[str, int]]]]:
+    """By study: the drawn regions' true and read scores."""
+    return [[s for region in r.get("regions", ()) if (s := scores(region, spec)) is not None] for r in records]
+
+
+def kappa(pairs: Sequence[Sequence[tuple[dict[str, int], dict[str, int]]]], name: str) -> Statistic:
+    """Quadratic kappa of one score over all drawn regions."""
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        chosen = [pair for i in index for pair in pairs[i]]
+        return quadratic_kappa([t[name] for t, _ in chosen], [r[name] for _, r in chosen]) if chosen else math.nan
+
+    return statistic
+
+
+def residual_share(records: Records) -> Statistic:
+    """Median share of the residual in a drawn region's suspicion."""
+    per = [[float(region["share"]) for region in r.get("regions", ())] for r in records]
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        values = [v for i in index for v in per[i]]
+        return float(np.median(values)) if values else math.nan
+
+    return statistic
+
+
+def deletion(records: Records, seed: int = 0) -> dict[str, float]:
+    """Mean suspicion left when a positive region's terms are taken away: most important first, least first, at random.
+
+    Area under the curve over the share of terms taken; a faithful order falls fastest.
+    """
+    g = np.random.default_rng(seed)
+    areas: dict[str, list[float]] = {"most important first": [], "at random": [], "least important first": []}
+    for r in records:
+        for region in r.get("regions", ()):
+            terms = np.array(list(region["terms"].values()))
+            if region["category"] < 4 or not len(terms):
+                continue
+            order = np.argsort(-terms, kind="stable")
+            for name, o in (("most important first", order), ("at random", g.permutation(len(terms))),
+                            ("least important first", order[::-1])):  # fmt: skip
+                logits = region["logit"] - np.concatenate([[0.0], np.cumsum(terms[o])])
+                areas[name].append(float(np.mean(1 / (1 + np.exp(-logits)))))
+    return {name: float(np.mean(v)) for name, v in areas.items() if v}
+
+
+def _kappa_of(name: str, spec: NetworkSpec) -> Callable[[Records], Statistic]:
+    return lambda records: kappa(score_pairs(records, spec), name)
+
+
+Intervals = Mapping[str, Interval]
+Judge = Callable[[Intervals, Intervals], bool | None]
+"""From the values and our differences, by model, to whether the bar is met."""
+
+
+def _unjudged(_values: Intervals, _differences: Intervals) -> bool | None:
+    return None
+
+
+def _over_both(slack: float) -> Judge:
+    def judge(_values: Intervals, differences: Intervals) -> bool | None:
+        known = [differences[m].low > (0.0 if m == PEER else -slack) for m in (PEER, TWIN) if m in differences]
+        return all(known) if known else None
+
+    return judge
+
+
+def _at_least(bar: float) -> Judge:
+    return lambda values, _differences: values[OURS].value >= bar
+
+
+def _at_most(bar: float) -> Judge:
+    return lambda values, _differences: values[OURS].value <= bar
+
+
+def _not_under_peer(bar: float) -> Judge:
+    return lambda values, differences: (
+        values[OURS].value >= bar and (PEER not in differences or differences[PEER].value >= 0)
+    )
+
+
+def _over_control(margin: float) -> Judge:
+    return lambda _values, differences: differences["control"].value >= margin
+
+
+def _half_of_peer(values: Intervals, _differences: Intervals) -> bool | None:
+    return values[OURS].value <= 0.5 * values[PEER].value if PEER in values else None
+
+
+def _zone(name: str) -> Callable[[Records], Statistic]:
+    return lambda records: dsc(records, name)
+
+
+def _extent(extent: str, key: str) -> Callable[[Records], Statistic]:
+    return lambda records: extent_iou(records, extent, key)
+
+
+def _loss(make: Callable[[Records, str | None], Statistic]) -> Callable[[Records], Statistic]:
+    def of(records: Records) -> Statistic:
+        seen, unseen = make(records, None), make(records, "unseen")
+        return lambda index: seen(index) - unseen(index)
+
+    return of
+
+
+def table(models: Mapping[str, Records], spec: NetworkSpec) -> list[Row]:
+    """The issue's table on records of the same studies in the same order.
+
+    Args:
+        models: "constrained" and any of "twin" and "U-Net".
+        spec: our network's concepts.
+
+    Raises:
+        ValueError: the models were not measured on the same studies.
+    """
+    order = [r["index"] for r in models[OURS]]
+    for name, records in models.items():
+        if [r["index"] for r in records] != order:
+            raise ValueError(f"{name} was measured on other studies than {OURS}; run it on the same cohort")
+    n = len(order)
+    rows: list[Row] = []
+
+    def line(
+        name: str, make: Callable[[Records], Statistic], bar: str = "", ok: Judge = _unjudged,
+        only: Sequence[str] = (OURS, TWIN, PEER), more: Mapping[str, Statistic] | None = None,
+    ) -> None:  # fmt: skip
+        statistics = {m: make(models[m]) for m in only if m in models} | dict(more or {})
+        values = {m: bootstrap(n, s, draws=DRAWS) for m, s in statistics.items()}
+        differences = {m: paired(n, statistics[OURS], s, draws=DRAWS) for m, s in statistics.items() if m != OURS}
+        rows.append(Row(name, values, differences, bar, ok(values, differences)))
+
+    both = (OURS, TWIN)
+    ours = models[OURS]
+    versus = "difference to the U-Net: lower bound > 0; to the twin: > -"
+    line("lesion DSC, per study", _zone("lesion"), versus + ".02", _over_both(0.02))
+    line("lesion AP (picai_eval)", average_precision, versus + ".035", _over_both(0.035))
+    line("AUROC per study", case_auroc, versus + ".02", _over_both(0.02))
+    line("lesion DSC, per positive slice", _zone("lesion_slice"))
+    line("gland DSC", _zone("gland"), ">= .93 and not under the U-Net's", _not_under_peer(0.93))
+    for zone in ("pz", "tz"):
+        line(f"{zone.upper()} DSC", _zone(zone), ">= .86 and not under the U-Net's", _not_under_peer(0.86))
+    line("RMA over positives", lambda r: value(r, "rma"), ">= .60", _at_least(0.60), more={
+        "mask's area share": value(ours, "share"), "predicted lesion as map": value(ours, "rma_control"),
+    })  # fmt: skip
+    for extent, margin in (("interior", -0.02), ("rim", 0.10), ("context", 0.10)):
+        line(f"evidence against true extent, {extent}: mean IoU", _extent(extent, "iou"),
+             f"at least the control's {margin:+.2f}", _over_control(margin), both,
+             {"control": extent_iou(ours, extent, "control")})  # fmt: skip
+    line("pointing game", _extent("all", "hit"), ">= .80", _at_least(0.80), both)
+    line("evidence where a concept is absent over where it is present", lambda r: absent_over_present(r, spec),
+         "<= .5", _at_most(0.5), both)  # fmt: skip
+    line("attribute AUROC, macro, on drawn regions", lambda r: macro_auroc(r, spec), ">= .85", _at_least(0.85), both)
+    for name in ("T2W score", "DWI score", "category"):
+        line(f"quadratic kappa of the {name}", _kappa_of(name, spec), ">= .65", _at_least(0.65), both)
+    line("residual's share of the suspicion, median", residual_share, "<= .20", _at_most(0.2), both)
+    line("ECE of readings", lambda r: calibration_error(r, spec), "<= .05", _at_most(0.05), (OURS,))
+    if all("unseen" in r for r in ours):
+        line("loss of lesion DSC on unseen scanners", _loss(lambda r, part: dsc(r, "lesion", part)),
+             "<= half of the U-Net's", _half_of_peer)  # fmt: skip
+        line("loss of AP on unseen scanners", _loss(average_precision), "<= half of the U-Net's", _half_of_peer)
+        line("loss of RMA on unseen scanners", _loss(lambda r, part: value(r, "rma", part)), "<= half of Grad-CAM's",
+             _half_of_peer)  # fmt: skip
+        line("cosine of evidence, seen to unseen scanner", lambda r: value(r, "cosine"), ">= .80", _at_least(0.80))
+    return rows
+
+
+def details(records: Records, spec: NetworkSpec) -> dict[str, Any]:
+    """What stands beside the table: concepts, confusion of scores, deletion, risk-coverage."""
+    pairs = [pair for study in score_pairs(records, spec) for pair in study]
+    confidence, right = [], []
+    for region in _regions(records, np.arange(len(records))):
+        for a, p in region["p"].items():
+            if a in region["labels"]:
+                confidence.append(max(p))
+                right.append(int(np.argmax(p)) == region["labels"][a])
+    return {
+        "concepts_on_drawn_regions": concept_table(records, spec),
+        "concepts_on_matched_candidates": concept_table(records, spec, matched=True),
+        "confusion": {
+            name: confusion([t[name] for t, _ in pairs], [r[name] for _, r in pairs]).tolist()
+            for name in ("T2W score", "DWI score", "category")
+        },
+        "deletion": deletion(records),
+        "risk_coverage": risk_coverage(confidence, right) if confidence else [],
+        "regions": len(pairs),
+        "positive_studies": sum(r["detection"]["target"] for r in records),
+    }
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """A row for JSON: NaN, which JSON does not know, becomes null."""
+
+    def clean(x: Any) -> Any:
+        if isinstance(x, float):
+            return round(x, 4) if math.isfinite(x) else None
+        if isinstance(x, dict):
+            return {k: clean(v) for k, v in x.items()}
+        return x
+
+    return {k: clean(v) for k, v in asdict(row).items()}
