@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from MedRationaleLogic import __version__
+from MedRationaleLogic.commands.evaluate import evaluate
+from MedRationaleLogic.commands.simulate import simulate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -789,6 +791,14 @@ def _device_facts() -> dict[str, Any]:
             **({"cuda": bfloat16_is_faster("cuda")} if cuda else {}),
         },
     }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands with a file of their own: what a researcher needs beside a reader's commands
+
+
+for _command in (simulate, evaluate):
+    app.command()(_command)
 
 
 if __name__ == "__main__":

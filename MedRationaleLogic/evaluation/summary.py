@@ -52,8 +52,12 @@ class Row:
 
 
 def _metrics(records: Records, index: NDArray[np.int64], part: str | None) -> Any:
+    import warnings
+
     from picai_eval.metrics import Metrics
 
+    # scikit-learn warns of draws without a positive; such a draw has no AP worth a warning
+    warnings.filterwarnings("ignore", message="No positive class found", category=UserWarning)
     chosen = [(records[i] if part is None else records[i][part])["detection"] for i in index]
     return Metrics(
         lesion_results={str(k): [tuple(x) for x in d["results"]] for k, d in enumerate(chosen)},

@@ -8,7 +8,7 @@ share of values is drawn freely, so that a model cannot read one attribute off a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -53,8 +53,9 @@ def _only(value: str) -> Weights:
 
 
 _MARKED = {"marked": 0.85, "altered": 0.15}
-_ALTERED = {"altered": 0.8, "normal": 0.1, "marked": 0.1}
-_QUIET = {"normal": 0.7, "altered": 0.3}
+# mimics come as dark on ADC and as bright on high-b as lesions do: what they are not must be seen elsewhere
+_MIMIC = {"altered": 0.5, "normal": 0.1, "marked": 0.4}
+_QUIET = {"normal": 0.45, "altered": 0.35, "marked": 0.2}
 
 ARCHETYPES: Final[tuple[Archetype, ...]] = (
     Archetype("suspicious focus", "PZ", 3.0, (12.5, 1.55), {
@@ -68,13 +69,13 @@ ARCHETYPES: Final[tuple[Archetype, ...]] = (
         "t2.texture": {"heterogeneous": 0.6, "homogeneous": 0.4},
         "t2.margin": {"non_circumscribed": 0.5, "indistinct": 0.4, "circumscribed": 0.1},
         "t2.shape": {"round": 0.5, "irregular": 0.5}, "t2.capsule": _only("none"),
-        "adc.signal": {"altered": 0.75, "marked": 0.25},
-        "hbv.signal": {"altered": 0.6, "normal": 0.25, "marked": 0.15}}),
+        "adc.signal": {"altered": 0.55, "marked": 0.45},
+        "hbv.signal": {"altered": 0.6, "normal": 0.15, "marked": 0.25}}),
     Archetype("wedge of prostatitis", "PZ", 1.2, (14.0, 1.3), {
         "t2.pattern": _only("wedge"), "t2.signal": {"mild_hypo": 0.6, "moderate_hypo": 0.4},
         "t2.texture": {"homogeneous": 0.5, "heterogeneous": 0.5},
         "t2.margin": {"indistinct": 0.8, "circumscribed": 0.2}, "t2.shape": _only("irregular"),
-        "t2.capsule": _only("none"), "adc.signal": _ALTERED, "hbv.signal": _QUIET}),
+        "t2.capsule": _only("none"), "adc.signal": _MIMIC, "hbv.signal": _QUIET}),
     Archetype("linear band", "PZ", 1.0, (13.0, 1.3), {
         "t2.pattern": _only("linear"), "t2.signal": {"mild_hypo": 0.6, "moderate_hypo": 0.4},
         "t2.texture": _only("homogeneous"), "t2.margin": {"indistinct": 0.7, "circumscribed": 0.3},
@@ -82,12 +83,12 @@ ARCHETYPES: Final[tuple[Archetype, ...]] = (
     Archetype("diffuse change", "PZ", 1.0, (24.0, 1.2), {
         "t2.pattern": _only("diffuse"), "t2.signal": {"mild_hypo": 0.9, "moderate_hypo": 0.1},
         "t2.texture": {"heterogeneous": 0.6, "homogeneous": 0.4}, "t2.margin": _only("indistinct"),
-        "t2.shape": _only("irregular"), "t2.capsule": _only("none"), "adc.signal": _ALTERED, "hbv.signal": _QUIET}),
+        "t2.shape": _only("irregular"), "t2.capsule": _only("none"), "adc.signal": _MIMIC, "hbv.signal": _QUIET}),
     Archetype("haemorrhage", "PZ", 0.5, (11.0, 1.4), {
         "t2.pattern": {"focal": 0.5, "wedge": 0.5}, "t2.signal": {"moderate_hypo": 0.6, "mild_hypo": 0.4},
         "t2.texture": {"homogeneous": 0.5, "heterogeneous": 0.5},
         "t2.margin": {"indistinct": 0.6, "circumscribed": 0.4}, "t2.shape": {"irregular": 0.7, "round": 0.3},
-        "t2.capsule": _only("none"), "adc.signal": {"altered": 0.8, "marked": 0.2}, "hbv.signal": _only("normal")}),
+        "t2.capsule": _only("none"), "adc.signal": {"altered": 0.5, "marked": 0.5}, "hbv.signal": _only("normal")}),
     Archetype("extruded nodule", "PZ", 0.5, (9.0, 1.3), {
         "t2.pattern": _only("nodule"), "t2.signal": {"iso": 0.3, "mild_hypo": 0.4, "moderate_hypo": 0.3},
         "t2.texture": {"heterogeneous": 0.6, "homogeneous": 0.4}, "t2.margin": _only("circumscribed"),
@@ -103,19 +104,20 @@ ARCHETYPES: Final[tuple[Archetype, ...]] = (
         "t2.pattern": _only("focal"), "t2.signal": {"mild_hypo": 0.5, "moderate_hypo": 0.5},
         "t2.texture": {"heterogeneous": 0.85, "homogeneous": 0.15}, "t2.margin": {"obscured": 0.85, "indistinct": 0.15},
         "t2.shape": {"irregular": 0.6, "round": 0.4}, "t2.capsule": _only("none"),
-        "adc.signal": {"altered": 0.7, "marked": 0.2, "normal": 0.1}, "hbv.signal": {"altered": 0.5, "normal": 0.5}}),
+        "adc.signal": {"altered": 0.5, "marked": 0.4, "normal": 0.1},
+        "hbv.signal": {"altered": 0.5, "normal": 0.25, "marked": 0.25}}),
     Archetype("typical nodule", "TZ", 1.8, (12.0, 1.5), {
         "t2.pattern": _only("nodule"),
         "t2.signal": {"hyper": 0.25, "iso": 0.35, "mild_hypo": 0.25, "moderate_hypo": 0.15},
         "t2.texture": {"heterogeneous": 0.6, "homogeneous": 0.4}, "t2.margin": _only("circumscribed"),
         "t2.shape": _only("round"), "t2.capsule": _only("complete"),
-        "adc.signal": {"normal": 0.5, "altered": 0.4, "marked": 0.1}, "hbv.signal": _QUIET}),
+        "adc.signal": {"normal": 0.4, "altered": 0.35, "marked": 0.25}, "hbv.signal": _QUIET}),
     Archetype("atypical nodule", "TZ", 1.2, (11.0, 1.4), {
         "t2.pattern": _only("nodule"), "t2.signal": {"iso": 0.2, "mild_hypo": 0.4, "moderate_hypo": 0.4},
         "t2.texture": {"homogeneous": 0.7, "heterogeneous": 0.3}, "t2.margin": _only("circumscribed"),
         "t2.shape": {"round": 0.7, "irregular": 0.3}, "t2.capsule": {"partial": 0.6, "none": 0.4},
-        "adc.signal": {"altered": 0.5, "normal": 0.2, "marked": 0.3},
-        "hbv.signal": {"normal": 0.5, "altered": 0.35, "marked": 0.15}}),
+        "adc.signal": {"altered": 0.4, "normal": 0.1, "marked": 0.5},
+        "hbv.signal": {"normal": 0.3, "altered": 0.3, "marked": 0.4}}),
     Archetype("area between nodules", "TZ", 0.8, (10.0, 1.4), {
         "t2.pattern": _only("focal"), "t2.signal": _only("mild_hypo"), "t2.texture": _only("homogeneous"),
         "t2.margin": {"indistinct": 0.6, "non_circumscribed": 0.4}, "t2.shape": {"irregular": 0.7, "lenticular": 0.3},
@@ -146,6 +148,21 @@ class Region:
     levels: tuple[float, float, float]
     """Relative T2W, ADC and high-b level against the zone around it."""
     diameter_mm: float
+    within: rules.Zone | None = None
+    """The zone that the region's outline keeps to; None lets it cross from one into the other."""
+    spicules: tuple[float, float, float] = (0.0, 8.0, 0.0)
+    """Height (mm), number and phase of the spikes around a spiculated margin."""
+
+    def scaled(self, factor: float) -> Region:
+        """The same outline, larger or smaller."""
+        z, y, x = self.radii
+        waves = self.waves.clone()
+        waves[:, 0] *= factor
+        waves[:, 1:4] /= factor
+        height, count, phase = self.spicules
+        return replace(
+            self, radii=(z * factor, y * factor, x * factor), waves=waves, spicules=(height * factor, count, phase)
+        )
 
     @property
     def t2w_score(self) -> int:
@@ -180,7 +197,9 @@ def choose(g: torch.Generator, weights: Weights) -> str:
 def draw_values(g: torch.Generator, archetype: Archetype) -> Values:
     """Attribute values of one region: the archetype's, some drawn freely, kept physically consistent."""
     values = {a: choose(g, w) for a, w in archetype.values.items()}
-    free = ["t2.signal", "t2.texture", "t2.margin", "adc.signal", "hbv.signal"]
+    free = ["t2.signal", "t2.texture", "adc.signal", "hbv.signal"]
+    if values["t2.pattern"] != "nodule":  # a nodule without an edge is no nodule
+        free += ["t2.margin"]
     if values["t2.pattern"] in ("focal", "nodule"):
         free += ["t2.shape", "t2.capsule"]
     for attribute in free:
@@ -195,40 +214,56 @@ def draw_values(g: torch.Generator, archetype: Archetype) -> Values:
 
 
 _T2W_LEVEL = {"hyper": (1.35, 1.7), "iso": (0.95, 1.08), "mild_hypo": (0.72, 0.84), "moderate_hypo": (0.42, 0.6)}
-_ADC_LEVEL = {"normal": (0.95, 1.06), "altered": (0.68, 0.82), "marked": (0.4, 0.58)}
-_HBV_LEVEL = {"normal": (0.9, 1.1), "altered": (1.35, 1.75), "marked": (2.2, 4.2)}
+_ADC_LEVEL = {"normal": (0.95, 1.06), "altered": (0.64, 0.8), "marked": (0.4, 0.57)}
+_HBV_LEVEL = {"normal": (0.88, 1.1), "altered": (1.4, 1.9), "marked": (2.2, 4.2)}
 
 
-def draw_region(g: torch.Generator, archetype: Archetype, center: tuple[float, float, float]) -> Region:
-    """One region of an archetype around ``center`` (mm from the gland's centre, (z, y, x))."""
-    values = draw_values(g, archetype)
+def draw_diameter(g: torch.Generator, archetype: Archetype) -> float:
+    """A diameter (mm) from the archetype's log-normal, 5 to 42 mm."""
     median, spread = archetype.diameter_mm
     diameter = float(median * math.exp(math.log(spread) * float(torch.randn((), generator=g))))
-    diameter = min(max(diameter, 5.0), 42.0)
+    return min(max(diameter, 5.0), 42.0)
+
+
+def draw_region(
+    g: torch.Generator, archetype: Archetype, center: tuple[float, float, float], *, values: Values | None = None,
+    diameter: float | None = None, within: rules.Zone | None = None,
+) -> Region:  # fmt: skip
+    """One region of an archetype around ``center`` (mm from the gland's centre, (z, y, x)).
+
+    Args:
+        g: what is not given is drawn from it.
+        archetype: the kind.
+        center: of the region.
+        values: its attribute values.
+        diameter: of its long axis in plane, mm, before the gland's border cuts it.
+        within: the zone that its outline keeps to.
+    """
+    if values is None:
+        values = draw_values(g, archetype)
+    if diameter is None:
+        diameter = draw_diameter(g, archetype)
     r = diameter / 2
-    shape = values["t2.shape"]
-    flat = {"round": (0.88, 1.0), "lenticular": (0.38, 0.5), "drop": (0.6, 0.75), "irregular": (0.6, 0.9)}[shape]
-    pattern = values["t2.pattern"]
-    if pattern == "linear":
-        flat = (0.12, 0.2)
+    shape, margin = values["t2.shape"], values["t2.margin"]
+    flat = {"round": (0.9, 1.0), "lenticular": (0.34, 0.46), "drop": (0.55, 0.7), "irregular": (0.6, 0.9)}[shape]
+    if values["t2.pattern"] == "linear":
+        flat = (0.18, 0.25)
     radii = (r * uniform(g, 0.7, 1.0), r * uniform(g, *flat), r)
-    ragged = {"round": 0.03, "lenticular": 0.06, "drop": 0.08, "irregular": 0.2}[shape]
-    ragged += {"non_circumscribed": 0.1, "spiculated": 0.12, "obscured": 0.08}.get(values["t2.margin"], 0.0)
+    ragged = {"round": 0.03, "lenticular": 0.04, "drop": 0.05, "irregular": 0.32}[shape]
+    ragged += {"non_circumscribed": 0.1, "obscured": 0.08}.get(margin, 0.0)
     count = 8
     waves = torch.randn((count, 5), generator=g)
-    # wavelengths of about a radius make lobes; a spiculated margin adds shorter ones
-    length = torch.full((count,), max(3.0, 0.9 * r))
-    if values["t2.margin"] == "spiculated":
-        length[count // 2 :] = 2.5
-    waves[:, 1:4] *= (2 * math.pi / length / math.sqrt(3))[:, None]
+    # wavelengths of about a radius make lobes
+    length = max(3.0, 0.9 * r)
+    waves[:, 1:4] *= 2 * math.pi / length / math.sqrt(3)
     waves[:, 0] = ragged * r * waves[:, 0] / math.sqrt(count)
-    # the spread of a coronal radii plane: PZ foci follow the capsule, TZ foci lie across
+    spicules = (0.4 * r if margin == "spiculated" else 0.0, round(uniform(g, 6, 10)), uniform(g, 0, 2 * math.pi))
     return Region(
         archetype=archetype.name, zone=archetype.zone, values=values, center=center, radii=radii,
-        angle=uniform(g, -0.5, 0.5), waves=waves, capsule_wave=(uniform(g, 0, 2 * math.pi), uniform(g, 0.5, 0.85)),
+        angle=uniform(g, -0.5, 0.5), waves=waves, capsule_wave=(uniform(g, 0, 2 * math.pi), uniform(g, 0.5, 0.8)),
         levels=(uniform(g, *_T2W_LEVEL[values["t2.signal"]]), uniform(g, *_ADC_LEVEL[values["adc.signal"]]),
                 uniform(g, *_HBV_LEVEL[values["hbv.signal"]])),
-        diameter_mm=diameter,
+        diameter_mm=diameter, within=within, spicules=spicules,
     )  # fmt: skip
 
 
@@ -250,9 +285,9 @@ def signed_distance(region: Region, p: Tensor, gland: Tensor, transition: Tensor
         theta = math.atan2(c[2], c[1] + 6.0)
         depth = math.cos(theta) * y + math.sin(theta) * x  # grows outwards
         across = -math.sin(theta) * y + math.cos(theta) * x
-        half = 0.45 * (depth + rx).clamp(min=0.0) if pattern == "wedge" else torch.full_like(depth, max(1.0, ry))
+        half = 0.5 * (depth + rx).clamp(min=0.0) if pattern == "wedge" else torch.full_like(depth, max(1.3, ry))
         distance = torch.maximum(torch.maximum(across.abs() - half, depth.abs() - rx), z.abs() - rz)
-        distance = distance + 0.5 * wobble
+        distance = distance + 0.25 * wobble
     elif pattern == "diffuse":
         side = -math.copysign(1.0, c[2]) * (p[2] - math.copysign(3.0, c[2]))
         distance = torch.maximum(side, z.abs() - 1.3 * rz) + wobble
@@ -263,16 +298,21 @@ def signed_distance(region: Region, p: Tensor, gland: Tensor, transition: Tensor
             cos, sin = math.cos(theta), math.sin(theta)
         along, across = cos * x - sin * y, sin * x + cos * y
         if region.values["t2.shape"] == "drop":
-            ry_local = ry * (1.0 - 0.55 * along / rx).clamp(0.3, 1.6)
+            ry_local = ry * (1.0 - 0.75 * along / rx).clamp(0.15, 1.7)
             u = torch.sqrt((z / rz) ** 2 + (across / ry_local) ** 2 + (along / rx) ** 2)
         else:
             u = torch.sqrt((z / rz) ** 2 + (across / ry) ** 2 + (along / rx) ** 2)
         distance = (u - 1.0) * (rz * ry * rx) ** (1 / 3) + wobble
+        height, count, phase = region.spicules
+        if height > 0:  # thin rays in plane; as many on every slice, since they are thinner than a slice
+            distance = (
+                distance - min(height, 4.0) * torch.cos(count * torch.atan2(across, along) + phase).clamp(min=0) ** 4
+            )
     distance = torch.maximum(distance, gland)
-    if pattern in ("wedge", "linear", "diffuse"):
+    if pattern in ("wedge", "linear", "diffuse") or region.within == "PZ":
         distance = torch.maximum(distance, -transition)
-    elif region.zone == "PZ":
-        distance = torch.maximum(distance, -transition - 1.5)
-    elif pattern == "nodule":
+    elif region.within == "TZ":
+        distance = torch.maximum(distance, transition)
+    elif pattern == "nodule" and region.zone == "TZ":
         distance = torch.maximum(distance, transition - 1.0)
     return distance

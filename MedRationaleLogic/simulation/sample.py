@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.model.grids import GridSpec
 from MedRationaleLogic.simulation import labels
 from MedRationaleLogic.simulation.regions import Region
-from MedRationaleLogic.simulation.study import Scene, render_diffusion, render_t2w
+from MedRationaleLogic.simulation.study import Scene, one_thread, render_diffusion, render_t2w
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
@@ -43,7 +42,7 @@ _T2W: Final = GridSpec((24, 384, 384), (3.0, 0.4, 0.4))
 _SAGITTAL: Final = GridSpec((200, 200, 20), (0.8, 0.8, 3.0))
 _DIFFUSION: Final = GridSpec((24, 100, 100), (3.0, 2.0, 2.0))
 # Chosen by eye: a usual contrast, little noise, air in the rectum; a test holds what that means.
-_SEEDS: Final = {"anatomy": 5, "t2w": 9, "sagittal": 3, "diffusion": 12}
+_SEEDS: Final = {"anatomy": 5, "t2w": 9, "sagittal": 1, "diffusion": 12}
 _NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/medrationale/SlicerMedRationale/sample")
 _ADVICE: Final = "give a new or empty folder"
 _MR_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
@@ -190,7 +189,7 @@ def sample_scene() -> Scene:
 def make_sample() -> Sample:
     """Draw and image the sample study; takes some seconds, and gives the same voxels every time."""
     scene = sample_scene()
-    with _one_thread():
+    with one_thread():
         picture, zones = render_t2w(scene, _SEEDS["t2w"], _T2W)
         side, _ = render_t2w(scene, _SEEDS["sagittal"], _SAGITTAL)
         adc, diffusion = render_diffusion(scene, _SEEDS["diffusion"], _DIFFUSION, (*ACQUIRED_B, CALCULATED_B))
@@ -204,17 +203,6 @@ def make_sample() -> Sample:
         regions=Volume(picture.regions.numpy(), t2w_grid, "regions"),
         drawn=tuple(scene.drawn),
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over a grid round differently with another number of threads, and some voxels would with them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _place(spec: GridSpec) -> Geometry:

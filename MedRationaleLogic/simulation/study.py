@@ -8,28 +8,54 @@ high-b from S0 exp(-b ADC) with Rician noise on its own 2 mm grid. Domain random
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, GridSpec
-from MedRationaleLogic.simulation import labels
-from MedRationaleLogic.simulation.regions import ARCHETYPES, Region, choose, draw_region, signed_distance, uniform
+from MedRationaleLogic.pirads import rules
+from MedRationaleLogic.simulation import labels, lesions
+from MedRationaleLogic.simulation.regions import (
+    ARCHETYPES,
+    Archetype,
+    Region,
+    Values,
+    choose,
+    draw_diameter,
+    draw_region,
+    draw_values,
+    signed_distance,
+    uniform,
+)
+from MedRationaleLogic.simulation.scanner import SCANNERS, Scanner
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 MAX_REGIONS = 6
+
+Domain = Literal["seen", "unseen"]
+Offset = tuple[float, float, float]
 
 
 @dataclass
 class Picture:
-    """One sequence of a study on one grid: float32 image and the uint8 numbers of its regions (0 = none), (z, y, x)."""
+    """One sequence of a study on one grid, (z, y, x).
+
+    Attributes:
+        image: float32.
+        regions: uint8 numbers of its regions, 0 = none.
+        b_value: of a high-b image, s/mm2.
+    """
 
     image: Tensor
     regions: Tensor
+    b_value: float | None = None
 
 
 @dataclass
@@ -54,19 +80,21 @@ class SimulatedStudy:
     patient: str = ""
 
 
-def points(spec: GridSpec, offset: tuple[float, float, float]) -> Tensor:
+def points(spec: GridSpec, offset: Offset, device: torch.device | str | None = None) -> Tensor:
     """Millimetres (3, z, y, x) of a grid's voxel centres from the gland's centre."""
     axes = [
-        (torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * s + o
+        (torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * s + o
         for n, s, o in zip(spec.shape, spec.spacing, offset, strict=True)
     ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def smooth_noise(g: torch.Generator, spec: GridSpec, scale_mm: float) -> Tensor:
-    """Unit-variance noise on a grid, correlated over about ``scale_mm``."""
+def smooth_noise(
+    g: torch.Generator, spec: GridSpec, scale_mm: float, device: torch.device | str | None = None
+) -> Tensor:
+    """Unit-variance noise, correlated over about ``scale_mm``; drawn coarse on the CPU, grown on ``device``."""
     size = [max(2, math.ceil(n * s / scale_mm) + 1) for n, s in zip(spec.shape, spec.spacing, strict=True)]
-    small = torch.randn((1, 1, *size), generator=g)
+    small = torch.randn((1, 1, *size), generator=g).to(device)
     big = F.interpolate(small, spec.shape, mode="trilinear", align_corners=True)[0, 0]
     return (big - big.mean()) / (big.std() + 1e-6)
 
@@ -91,10 +119,35 @@ class Scene:
     elastic: Tensor
     p: dict[str, float] = field(default_factory=dict)
     drawn: list[Region] = field(default_factory=list)
+    seen: dict[tuple[GridSpec, Offset], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def on(self, spec: GridSpec, offset: Offset) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, gland and TZ distance on a grid; computed once."""
+        key = (spec, offset)
+        if key not in self.seen:
+            at = points(spec, offset, self.gland.device)
+            if spec.spacing[1] >= 1.0:
+                self.seen[key] = (at, *self.distances(at))
+            else:  # distances are smooth: half the resolution in plane loses nothing, and costs a quarter
+                small = (spec.shape[0], spec.shape[1] // 2 + 1, spec.shape[2] // 2 + 1)
+                rough = F.interpolate(at[None], small, mode="trilinear", align_corners=True)[0]
+                maps = torch.stack(self.distances(rough))[None]
+                gland, transition = F.interpolate(maps, spec.shape, mode="trilinear", align_corners=True)[0]
+                self.seen[key] = (at, gland, transition)
+        return self.seen[key]
+
+    def to(self, device: torch.device | str | None) -> Scene:
+        """The same scene, to be painted on ``device``."""
+        if device is None:
+            return self
+        gland, transition, matrix, elastic = (
+            x.to(device) for x in (self.gland, self.transition, self.matrix, self.elastic)
+        )
+        return Scene(gland, transition, matrix, elastic, self.p, self.drawn)
 
     def distances(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Gland and TZ signed distance (mm) at points (3, z, y, x)."""
-        half = torch.tensor([(n - 1) * s / 2 for n, s in zip(labels.SHAPE, labels.SPACING, strict=True)])
+        half = torch.tensor([(n - 1) * s / 2 for n, s in zip(labels.SHAPE, labels.SPACING, strict=True)]).to(x)
         flat = x.reshape(3, -1)
         shift = F.grid_sample(
             self.elastic[None], (flat.T / 100.0).flip(-1)[None, None, None], align_corners=True, padding_mode="border"
@@ -108,8 +161,16 @@ class Scene:
         return gland, torch.maximum(values[1] + beyond, gland)
 
 
-def draw_scene(g: torch.Generator, gland: Tensor, transition: Tensor) -> Scene:
-    """Anatomy from one label map: affine and elastic warp, pelvis parameters, regions."""
+def draw_scene(g: torch.Generator, gland: Tensor, transition: Tensor, offset: Offset = (0.0, 0.0, 0.0)) -> Scene:
+    """Anatomy from one label map: affine and elastic warp, pelvis parameters, regions.
+
+    Args:
+        g: what everything is drawn from.
+        gland: signed distance (mm) on the label maps' grid.
+        transition: the same of the TZ.
+        offset: millimetres (z, y, x) from the gland's centre to the fine grid's middle: regions are seen and measured
+            on that grid.
+    """
     scale = torch.tensor([uniform(g, 0.85, 1.18), 0.0, 0.0])
     scale[1] = uniform(g, 0.85, 1.18)
     scale[2] = uniform(g, 0.85, 1.18)
@@ -134,31 +195,200 @@ def draw_scene(g: torch.Generator, gland: Tensor, transition: Tensor) -> Scene:
         "hip_x": uniform(g, 62, 80), "levator": side + uniform(g, 1.5, 5.0),
     }  # fmt: skip
     scene = Scene(gland, transition, matrix, elastic, p)
-    scene.drawn = _draw_regions(g, scene)
+    scene.drawn = _draw_regions(g, scene, offset)
     return scene
 
 
-def _draw_regions(g: torch.Generator, scene: Scene) -> list[Region]:
-    """Up to ``MAX_REGIONS`` regions, each where its zone is thick enough, not on top of another."""
+# ---------------------------------------------------------------------------------------------------------------------
+# Regions
+
+#: Share of studies with a region of category >= 4.
+POSITIVE_SHARE: Final = 0.5
+#: Benign regions and mimics drawn beside them: count -> weight.
+BENIGN: Final = {"0": 0.15, "1": 0.3, "2": 0.3, "3": 0.25}
+#: Fewest voxels of the fine grid that a region may show.
+MIN_VOXELS: Final = 20
+# Kinds whose size is that of real lesions: a mimic told apart by size alone would be too easy.
+_LESION_SIZED: Final = frozenset(
+    {"suspicious focus", "equivocal focus", "haemorrhage", "extruded nodule", "obscured area", "atypical nodule",
+     "area between nodules"}
+)  # fmt: skip
+_DIRECTIONS: Final = tuple((math.cos(k * math.pi / 12), math.sin(k * math.pi / 12)) for k in range(12))
+
+
+@dataclass
+class _Map:
+    """Where regions may lie: the zones on a rough grid, and what is taken by others."""
+
+    at: Tensor
+    gland: Tensor
+    transition: Tensor
+    inside: Tensor
+    taken: Tensor
+
+
+def _draw_regions(g: torch.Generator, scene: Scene, offset: Offset) -> list[Region]:
+    """At most ``MAX_REGIONS``: first the lesions, then what is benign around them; the lesions are painted last."""
     spec = GridSpec((24, 40, 40), (3.0, 2.0, 2.0))
     at = points(spec, (0.0, 0.0, 0.0))
     gland, transition = scene.distances(at)
-    count = int(choose(g, {"0": 0.1, "1": 0.2, "2": 0.25, "3": 0.2, "4": 0.15, "5": 0.1}))
-    drawn: list[Region] = []
-    for _ in range(count):
-        weights = {str(i): a.weight for i, a in enumerate(ARCHETYPES)}
-        archetype = ARCHETYPES[int(choose(g, weights))]
-        where = (gland < -1.5) & (transition > 1.0) if archetype.zone == "PZ" else transition < -2.5
-        for other in drawn:
-            c = torch.tensor(other.center)[:, None, None, None]
-            where &= (at - c).square().sum(0).sqrt() > other.radii[2] + 6.0
-        index = where.nonzero()
+    half = [n * s / 2 - 4.0 for n, s in zip(FINE.shape, FINE.spacing, strict=True)]
+    inside = gland < -1.0
+    for axis in range(3):
+        inside &= (at[axis] - offset[axis]).abs() < half[axis]
+    rough = _Map(at, gland, transition, inside, torch.zeros_like(inside))
+    grid = scene.on(FINE, offset)
+    positive = uniform(g, 0, 1) < POSITIVE_SHARE
+    count = lesions.draw_number(g) if positive else 0
+    suspicious = [r for r in (_draw_lesion(g, rough, grid) for _ in range(count)) if r is not None]
+    count = int(choose(g, BENIGN))
+    benign = [r for r in (_draw_benign(g, rough, grid) for _ in range(count)) if r is not None]
+    return benign + suspicious
+
+
+def _category(archetype: Archetype, values: Values, diameter: float) -> int:
+    t2w, dwi = rules.t2w_score(archetype.zone, values, diameter), rules.dwi_score(values, diameter)
+    category = rules.overall(archetype.zone, t2w, dwi, "X")
+    assert isinstance(category, int)
+    return category
+
+
+def _diameter_of(volume_ml: float) -> float:
+    """Diameter (mm) of the ball of a volume."""
+    return float((6000.0 * volume_ml / math.pi) ** (1 / 3))
+
+
+def _draw_lesion(g: torch.Generator, rough: _Map, grid: tuple[Tensor, Tensor, Tensor]) -> Region | None:
+    """One region of category >= 4 with the volume and the share of the PZ of a real lesion."""
+    volume = lesions.draw_volume(g)
+    share = lesions.draw_pz_share(g, volume)
+    zone: rules.Zone = "PZ" if share >= 0.5 else "TZ"
+    center = _place_lesion(g, rough, volume, share)
+    if center is None:
+        return None
+    kinds = {
+        str(i): a.weight * (3.0 if a.name == "suspicious focus" else 0.4)
+        for i, a in enumerate(ARCHETYPES)
+        if a.zone == zone and a.name in _LESION_SIZED
+    }
+    ball = _diameter_of(volume)
+    within: rules.Zone | None = "PZ" if share > 0.999 else "TZ" if share < 0.001 else None
+    for _ in range(60):
+        archetype = ARCHETYPES[int(choose(g, kinds))]
+        values = draw_values(g, archetype)
+        if _category(archetype, values, 0.9 * ball) < 4:
+            continue
+        region = draw_region(g, archetype, center, values=values, diameter=1.2 * ball, within=within)
+        fitted = _fit(region, grid, volume)
+        if fitted is not None and fitted.category >= 4:
+            _take(rough, fitted)
+            return fitted
+    return None
+
+
+def _draw_benign(g: torch.Generator, rough: _Map, grid: tuple[Tensor, Tensor, Tensor]) -> Region | None:
+    """One region of category 1 to 3: benign change, or a mimic of a lesion's size and contrast."""
+    kinds = {str(i): a.weight for i, a in enumerate(ARCHETYPES)}
+    for _ in range(20):
+        archetype = ARCHETYPES[int(choose(g, kinds))]
+        values = draw_values(g, archetype)
+        volume = lesions.draw_volume(g, 0.9) if archetype.name in _LESION_SIZED else None
+        diameter = 1.2 * _diameter_of(volume) if volume else draw_diameter(g, archetype)
+        if _category(archetype, values, 1.6 * diameter) >= 4:
+            continue
+        where = rough.transition > 1.0 if archetype.zone == "PZ" else rough.transition < -2.5
+        index = (rough.inside & where & ~rough.taken).nonzero()
         if len(index) < 5:
             continue
-        z, y, x = index[int(torch.randint(len(index), (), generator=g))]
-        center = tuple(float(v) for v in at[:, z, y, x])
-        drawn.append(draw_region(g, archetype, (center[0], center[1], center[2])))
-    return drawn
+        z, y, x = index[int(torch.randint(len(index), (), generator=g))].tolist()
+        center = _point(rough, z, y, x)
+        within: rules.Zone | None = archetype.zone if uniform(g, 0, 1) < 0.6 else None
+        region = draw_region(g, archetype, center, values=values, diameter=diameter, within=within)
+        fitted = _fit(region, grid, volume)
+        if fitted is not None and fitted.category <= 3:
+            _take(rough, fitted)
+            return fitted
+    return None
+
+
+def _point(rough: _Map, z: int, y: int, x: int) -> Offset:
+    c = rough.at[:, z, y, x].tolist()
+    return (c[0], c[1], c[2])
+
+
+def _take(rough: _Map, region: Region) -> None:
+    """Keep the centres of later regions away from this one."""
+    c = torch.tensor(region.center)[:, None, None, None]
+    reach = 8.0 if region.values["t2.pattern"] == "diffuse" else max(region.radii) + 6.0
+    rough.taken |= (rough.at - c).square().sum(0) < reach**2
+
+
+def _place_lesion(g: torch.Generator, rough: _Map, volume: float, share: float) -> Offset | None:
+    """A centre around which a ball of this volume lies in the gland, ``share`` of it in the PZ."""
+    free = rough.inside & ~rough.taken
+    if not free.any():
+        return None
+    side = 0.8 * _diameter_of(volume)
+    kernel = [max(1, 2 * round(side / s / 2) + 1) for s in (3.0, 2.0, 2.0)]
+    zones = torch.stack([(rough.gland < 0) & (rough.transition >= 0), rough.transition < 0]).float()[None]
+    pz, tz = F.avg_pool3d(zones, kernel, 1, [k // 2 for k in kernel])[0]
+    error = (pz / (pz + tz + 1e-6) - share).abs() + 0.3 * (0.8 - pz - tz).clamp(min=0)
+    error[~free] = torch.inf
+    index = (error < error.min() + 0.05).nonzero()
+    z, y, x = index[int(torch.randint(len(index), (), generator=g))].tolist()
+    return _point(rough, z, y, x)
+
+
+def _fit(region: Region, grid: tuple[Tensor, Tensor, Tensor], volume: float | None) -> Region | None:
+    """The region scaled until it shows ``volume`` mL on the fine grid (None: as it is), its diameter measured there.
+
+    None when too little of it can be seen.
+    """
+    voxel = math.prod(FINE.spacing)
+    step = 1 if volume is None or volume < 1.0 else 2  # every other voxel in plane is enough for a large one
+    at, gland, transition = grid
+    low = at[:, 0, 0, 0].tolist()
+    best: tuple[float, Region, Tensor, Tensor] | None = None
+    for _ in range(1 if volume is None else 6):
+        box = _box(region, FINE, _middle(low, FINE))
+        if box is None:
+            return None
+        cut = (box[0], slice(box[1].start, box[1].stop, step), slice(box[2].start, box[2].stop, step))
+        where = at[(slice(None), *cut)]
+        mask = signed_distance(region, where, gland[cut], transition[cut]) < 0
+        seen = int(mask.sum()) * step**2 * voxel / 1000.0
+        error = 0.0 if volume is None else abs(math.log(max(seen, 1e-4) / volume))
+        if best is None or error < best[0]:
+            best = (error, region, mask, where)
+        if volume is None or error < 0.05:
+            break
+        region = region.scaled(min(max((volume / max(seen, 1e-4)) ** 0.4, 0.6), 1.7))
+    assert best is not None
+    _, region, mask, where = best
+    if int(mask.sum()) * step**2 < MIN_VOXELS:
+        return None
+    return replace(region, diameter_mm=round(_long_axis(mask, where), 1))
+
+
+def _middle(first: Sequence[float], spec: GridSpec) -> Offset:
+    """A grid's middle from its first voxel's centre."""
+    z, y, x = (f + (n - 1) * s / 2 for f, n, s in zip(first, spec.shape, spec.spacing, strict=True))
+    return (z, y, x)
+
+
+def _long_axis(mask: Tensor, at: Tensor) -> float:
+    """Longest extent (mm) in a slice over twelve directions: what a reader would measure."""
+    y, x = at[1], at[2]
+    longest = 0.0
+    for plane, py, px in zip(mask, y, x, strict=True):
+        if plane.any():
+            a, b = py[plane], px[plane]
+            longest = max(longest, *(float((t := a * c + b * s).max() - t.min()) for c, s in _DIRECTIONS))
+    return longest + FINE.spacing[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Painting
 
 
 @dataclass
@@ -172,11 +402,11 @@ class Tissues:
 
 
 def _tissues(g: torch.Generator, scene: Scene, spec: GridSpec, offset: tuple[float, float, float]) -> Tissues:
-    at = points(spec, offset)
+    device = scene.gland.device
+    at, gland, transition = scene.on(spec, offset)
     z, y, x = at
-    gland, transition = scene.distances(at)
     p = scene.p
-    n1, n2 = smooth_noise(g, spec, 9.0), smooth_noise(g, spec, 5.0)
+    n1, n2 = smooth_noise(g, spec, 9.0, device), smooth_noise(g, spec, 5.0, device)
     muscle_at = p["muscle_x"] + p["muscle_tilt"] * (y + 10)
     obturator = torch.maximum(muscle_at - x.abs(), x.abs() - muscle_at - p["muscle_w"]) + 1.5 * n1
     levator = torch.maximum((x.abs() - p["levator"] + 0.02 * (y - 5) ** 2 / 10).abs() - 2.2, z - 12) + 0.8 * n1
@@ -249,18 +479,23 @@ def _box(region: Region, spec: GridSpec, offset: tuple[float, float, float]) -> 
     return out[0], out[1], out[2]
 
 
-_EDGE = {"circumscribed": 0.35, "spiculated": 0.4, "non_circumscribed": 0.9, "obscured": 1.8, "indistinct": 2.2}
+#: Width (mm) of the soft edge of a margin on T2W.
+_EDGE = {"circumscribed": 0.3, "spiculated": 0.35, "non_circumscribed": 1.1, "obscured": 1.2, "indistinct": 2.4}
 
 
 def _t2w(
-    g: torch.Generator, scene: Scene, spec: GridSpec, offset: tuple[float, float, float]
+    anatomy: torch.Generator, g: torch.Generator, scene: Scene, spec: GridSpec, offset: Offset, scanner: Scanner
 ) -> tuple[Picture, Tensor]:
+    """T2W and zones; tissue texture is drawn from ``anatomy``, what the scanner does from ``g``."""
     u = lambda low, high: uniform(g, low, high)  # noqa: E731
-    tissues = _tissues(g, scene, spec, offset)
+    device = scene.gland.device
+    tissues = _tissues(anatomy, scene, spec, offset)
     parts = _gland_parts(tissues, scene)
-    muscle = u(0.08, 0.2)
-    air = choose(g, {"air": 0.35, "stool": 0.45, "gel": 0.2})
-    lumen = {"air": u(0.0, 0.06), "stool": u(0.12, 0.4), "gel": u(0.6, 1.1)}[air]
+    n9, n5, n3, n2 = (smooth_noise(anatomy, spec, s, device) for s in (9.0, 5.0, 3.2, 1.8))
+    rough = uniform(anatomy, 0.1, 0.35)
+    muscle = u(*scanner.muscle)
+    content = choose(anatomy, {"air": 0.35, "stool": 0.45, "gel": 0.2})
+    lumen = {"air": u(0.0, 0.06), "stool": u(0.12, 0.4), "gel": u(0.6, 1.1)}[content]
     if scene.p["coil"]:
         lumen = u(0.0, 0.05)
     levels = {
@@ -268,17 +503,14 @@ def _t2w(
         "veins": u(0.6, 1.0), "vesicles": u(0.4, 0.95), "wall": u(0.12, 0.3), "bladder": u(0.7, 1.3),
         "rectal wall": u(0.15, 0.4), "lumen": lumen,
     }  # fmt: skip
-    pz, tz = u(0.36, 0.78), u(0.24, 0.46)
-    fat = u(0.5, 0.95)
-    if u(0, 1) < 0.25:  # an odd scanner: contrasts that anatomy alone must explain
+    pz, tz, fat = u(*scanner.pz), u(*scanner.tz), u(*scanner.fat)
+    if u(0, 1) < scanner.odd:  # an odd scanner: contrasts that anatomy alone must explain
         levels = {k: u(0.02, 1.0) for k in levels}
-        fat, pz, tz = u(0.1, 1.0), u(0.2, 0.9), u(0.15, 0.6)
-    n9, n5, n3, n2 = (smooth_noise(g, spec, s) for s in (9.0, 5.0, 3.2, 1.8))
+        fat, pz, tz = u(0.1, 1.0), u(0.25, 0.9), u(0.2, 0.6)
     image = _paint(tissues, levels, fat * (1 + 0.08 * n9 + 0.06 * n2))
     # strands through the fat
     image = image * (1 - u(0.0, 0.35) * _line(n5 + 0.8, 0.15) * (tissues.gland > 0))
     peripheral = pz * (1 + u(0.05, 0.16) * n5 + u(0.03, 0.12) * n2)
-    rough = u(0.1, 0.35)
     bph = tz * (1 + rough * n5.clamp(-1.2, 2.2) + 0.6 * rough * n3 + 0.08 * n2)
     bph = bph * (1 - u(0.0, 0.4) * _line(n5 - 0.4, 0.15))  # pseudo-capsules of small nodules
     inner = peripheral + parts["tz"] * (bph - peripheral)
@@ -286,51 +518,72 @@ def _t2w(
     inner = inner + parts["afs"] * u(0.3, 1.0) * (u(0.12, 0.25) - inner)
     inner = inner + parts["urethra"] * u(0.0, 0.8) * (u(0.2, 0.8) - inner)
     inner = inner * (1 - u(0.1, 0.6) * _line(tissues.transition, 0.8) * (tissues.gland < -2))
-    inside = parts["gland"]
-    numbers = torch.zeros(spec.shape, dtype=torch.uint8)
+    numbers = torch.zeros(spec.shape, dtype=torch.uint8, device=device)
     for number, region in enumerate(scene.drawn, 1):
         box = _box(region, spec, offset)
         if box is None:
             continue
-        d = signed_distance(region, tissues.at[(slice(None), *box)], tissues.gland[box], tissues.transition[box])
-        values, base = region.values, pz if region.zone == "PZ" else tz
-        soft = _step(d, _EDGE[values["t2.margin"]])
-        if values["t2.margin"] == "obscured":
-            soft = soft * (0.75 + 0.2 * n3[box].clamp(-1, 1))
-        target = base * region.levels[0]
-        if values["t2.texture"] == "heterogeneous":
-            paint = target * (1 + u(0.3, 0.45) * n3[box].clamp(-2, 2) + 0.15 * n2[box])
-        else:
-            paint = target * (1 + 0.05 * n2[box])
-        if values["t2.capsule"] != "none":
-            start, share = region.capsule_wave
-            _, y, x = tissues.at[(slice(None), *box)]
-            angle = (torch.atan2(y - region.center[1], x - region.center[2]) - start) % (2 * math.pi)
-            arc = angle < 2 * math.pi * (1.0 if values["t2.capsule"] == "complete" else share)
-            paint = paint + 0.85 * _line(d + 0.6, 0.8) * arc * (0.1 - paint)
+        at = tissues.at[(slice(None), *box)]
+        d = signed_distance(region, at, tissues.gland[box], tissues.transition[box])
+        rest = parts["tz"][box]
+        base = pz + rest * (tz - pz) if region.within is None else torch.tensor(pz if region.zone == "PZ" else tz)
+        paint = _region_t2w(region, at, d, base.to(d), n3[box], n2[box])
+        edge = d + 1.6 * n5[box] * _line(d, 3.0) if region.values["t2.margin"] == "obscured" else d
+        soft = _step(edge, _EDGE[region.values["t2.margin"]])
+        soft = soft / soft.max().clamp(min=0.5)  # however soft the edge, the middle has the drawn level
+        if region.values["t2.margin"] == "obscured":  # its surroundings show through
+            soft = soft * (0.8 + 0.2 * n3[box]).clamp(0.4, 1.0)
         inner[box] = inner[box] + soft * (paint.clamp(min=0.0) - inner[box])
         # where a patch of texture stays what it was, the region still is one region
-        numbers[box] = torch.where(d < 0, torch.tensor(number, dtype=torch.uint8), numbers[box])
-    image = image + inside * (inner - image)
+        numbers[box] = torch.where(d < 0, torch.full_like(numbers[box], number), numbers[box])
+    image = image + parts["gland"] * (inner - image)
     image = image * (1 - u(0.0, 0.7) * _line(tissues.gland - 0.3, 0.7))
-    # coil sensitivity, partial volume, ghosts, noise
-    bias = torch.exp(u(0.03, 0.3) * smooth_noise(g, spec, 70.0))
+    image = _acquire_t2w(g, image, scene, tissues, spec, scanner)
+    zones = (tissues.gland < 0).to(torch.uint8) + (tissues.transition < 0).to(torch.uint8)
+    return Picture(image, numbers), zones
+
+
+def _region_t2w(region: Region, at: Tensor, d: Tensor, base: Tensor, n3: Tensor, n2: Tensor) -> Tensor:
+    """What a region looks like inside its outline: level, texture, capsule."""
+    target = base * region.levels[0]
+    if region.values["t2.texture"] == "heterogeneous":
+        # patches of two kinds, a difference that stays above the noise in a dark region too
+        paint = target + (0.28 * target + 0.12 * base) * torch.tanh(1.8 * (0.75 * n3 + 0.65 * n2))
+    else:
+        paint = target * (1 + 0.03 * n2 + 0.05 * n3)
+    if region.values["t2.capsule"] != "none":
+        start, share = region.capsule_wave
+        angle = (torch.atan2(at[1] - region.center[1], at[2] - region.center[2]) - start) % (2 * math.pi)
+        arc = angle < 2 * math.pi * (1.0 if region.values["t2.capsule"] == "complete" else share)
+        # a dark line needs something brighter on its inner side to be seen around a dark nodule
+        paint = paint + 0.25 * base * _line(d + 2.4, 1.0) * arc
+        paint = paint + 0.95 * _line(d + 0.7, 0.85) * arc * (0.12 * base - paint)
+    return paint
+
+
+def _acquire_t2w(
+    g: torch.Generator, image: Tensor, scene: Scene, tissues: Tissues, spec: GridSpec, scanner: Scanner
+) -> Tensor:
+    """Coil sensitivity, partial volume, ghosts, noise, display curve."""
+    u = lambda low, high: uniform(g, low, high)  # noqa: E731
+    device = image.device
+    bias = torch.exp(u(*scanner.bias) * smooth_noise(g, spec, 70.0, device))
     if scene.p["coil"]:
         _, y, x = tissues.at
         far = torch.sqrt((y - scene.p["back"] - scene.p["rectum_r"]) ** 2 + x**2) / 30.0
         bias = bias * (1 + u(0.3, 3.0) * torch.exp(-far * u(0.7, 1.6)))
     image = image * bias
-    blur = u(0.0, 0.9)
+    blur = u(*scanner.blur)
     if blur > 0.35:
         image = _blur(image, (0.0, blur, blur * u(0.7, 1.3)))
-    if u(0, 1) < 0.2:
-        shift = int(u(8, 40))
-        image = image + u(0.03, 0.12) * torch.roll(image, shift, dims=1)
-    sigma = u(0.01, 0.06)
-    image = torch.sqrt((image + sigma * torch.randn(spec.shape, generator=g)) ** 2 + (0.3 * sigma) ** 2)
-    image = image.clamp(min=0) ** u(0.75, 1.35)
-    zones = (tissues.gland < 0).to(torch.uint8) + (tissues.transition < 0).to(torch.uint8)
-    return Picture(image, numbers), zones
+    often, strength = scanner.ghost
+    if u(0, 1) < often:
+        image = image + u(*strength) * torch.roll(image, int(u(8, 40)), dims=1)
+    sigma = u(*scanner.noise)
+    noise = torch.randn(spec.shape, generator=g).to(device)
+    image = torch.sqrt((image + sigma * noise) ** 2 + (0.3 * sigma) ** 2)
+    curve = scanner.gamma[int(u(0, len(scanner.gamma)))]
+    return image.clamp(min=0) ** u(*curve)
 
 
 def _blur(image: Tensor, sigma: tuple[float, float, float]) -> Tensor:
@@ -340,7 +593,7 @@ def _blur(image: Tensor, sigma: tuple[float, float, float]) -> Tensor:
         if s <= 0.05:
             continue
         r = max(1, math.ceil(2.5 * s))
-        k = torch.exp(-0.5 * (torch.arange(-r, r + 1, dtype=torch.float32) / s) ** 2)
+        k = torch.exp(-0.5 * (torch.arange(-r, r + 1, dtype=torch.float32, device=image.device) / s) ** 2)
         shape = [1, 1, 1, 1, 1]
         shape[2 + axis] = 2 * r + 1
         pad = [0] * 6
@@ -350,90 +603,95 @@ def _blur(image: Tensor, sigma: tuple[float, float, float]) -> Tensor:
 
 
 def _diffusion(
-    g: torch.Generator, scene: Scene, spec: GridSpec, offset: tuple[float, float, float], shown_b: float | None = None
-) -> tuple[Picture, Picture, Tensor]:
+    anatomy: torch.Generator, g: torch.Generator, scene: Scene, spec: GridSpec, offset: Offset, scanner: Scanner,
+    shown_b: float | None = None,
+) -> tuple[Picture, Picture, Tensor]:  # fmt: skip
     """ADC (1e-3 mm2/s) and high-b (arbitrary units), as if measured, and the gland mask.
 
     ``shown_b`` (in 1e3 s/mm2) shows the same acquisition at another b-value than the one drawn; noise stays as it was.
     """
     u = lambda low, high: uniform(g, low, high)  # noqa: E731
-    # echo-planar distortion: anatomy is displaced along y near the rectum's air
-    tissues = _tissues(g, scene, spec, offset)
+    device = scene.gland.device
+    tissues = _tissues(anatomy, scene, spec, offset)
     gland, transition, at = tissues.gland, tissues.transition, tissues.at
     parts = _gland_parts(tissues, scene)
+    n6, n4 = smooth_noise(anatomy, spec, 7.0, device), smooth_noise(anatomy, spec, 4.0, device)
     water = {"muscle": 1.2, "levator": 1.2, "cortex": 0.3, "bone": 0.4, "veins": 1.7, "vesicles": 1.8, "wall": 1.3,
              "bladder": u(2.2, 3.0), "rectal wall": 1.2, "lumen": u(0.2, 2.0)}  # fmt: skip
     s0 = {"muscle": u(0.3, 0.5), "levator": u(0.3, 0.5), "cortex": 0.05, "bone": u(0.05, 0.2), "veins": u(0.5, 0.9),
           "vesicles": u(0.7, 1.1), "wall": 0.5, "bladder": u(0.9, 1.6), "rectal wall": u(0.4, 0.8),
           "lumen": u(0.0, 0.6)}  # fmt: skip
-    n6, n4 = smooth_noise(g, spec, 7.0), smooth_noise(g, spec, 4.0)
-    pz, tz = u(1.3, 1.85), u(1.1, 1.45)
-    adc = _paint(tissues, water, torch.full(spec.shape, u(0.1, 0.6)) * (1 + 0.3 * n6))
-    proton = _paint(tissues, s0, torch.full(spec.shape, u(0.03, 0.25)))
+    pz, tz = u(*scanner.water[0]), u(*scanner.water[1])
+    adc = _paint(tissues, water, u(0.1, 0.6) * (1 + 0.3 * n6))
+    proton = _paint(tissues, s0, torch.full(spec.shape, u(0.03, 0.25), device=device))
     inner = pz * (1 + u(0.05, 0.15) * n6 + u(0.03, 0.1) * n4)
     bph = tz * (1 + u(0.06, 0.16) * n6 + u(0.03, 0.1) * n4)
     inner = inner + parts["tz"] * (bph - inner)
     inner = inner + parts["cz"] * u(0.0, 0.8) * (u(0.85, 1.15) - inner)
     inner = inner + parts["afs"] * u(0.2, 0.9) * (u(0.7, 1.0) - inner)
     base_s0 = 0.9 + parts["tz"] * (u(0.75, 1.0) - 0.9) - 0.4 * parts["afs"]
-    b = choose(g, {"1.4": 0.6, "1.0": 0.1, "2.0": 0.2, "0.8": 0.1})
-    high_b = float(b)
-    boost = torch.ones(spec.shape)
-    numbers = torch.zeros(spec.shape, dtype=torch.uint8)
-    reference = {"PZ": pz, "TZ": tz}
+    high_b = float(choose(g, scanner.b_values))
+    boost = torch.ones(spec.shape, device=device)
+    numbers = torch.zeros(spec.shape, dtype=torch.uint8, device=device)
     for number, region in enumerate(scene.drawn, 1):
         box = _box(region, spec, offset)
         if box is None:
             continue
         d = signed_distance(region, at[(slice(None), *box)], gland[box], transition[box])
-        soft = _step(d, 0.8)
-        level = reference[region.zone] * region.levels[1]
+        soft = _step(d, 0.6)
+        rest = parts["tz"][box]
+        reference = pz + rest * (tz - pz) if region.within is None else pz if region.zone == "PZ" else tz
+        level = reference * region.levels[1]
         inner[box] = inner[box] + soft * (level * (1 + 0.06 * n4[box]) - inner[box])
         # the drawn high-b level holds whatever the ADC is: T2 shine-through and haemorrhage are such
-        normal = math.exp(-high_b * reference[region.zone])
-        boost[box] = boost[box] + soft * (normal * region.levels[2] / torch.exp(-high_b * inner[box]) - boost[box])
-        numbers[box] = torch.where(d < 0, torch.tensor(number, dtype=torch.uint8), numbers[box])
+        wanted = torch.exp(-high_b * (reference - inner[box])) * region.levels[2]
+        boost[box] = boost[box] + soft * (wanted - boost[box])
+        numbers[box] = torch.where(d < 0, torch.full_like(numbers[box], number), numbers[box])
     inside = parts["gland"]
     adc = (adc + inside * (inner - adc)).clamp(min=0.05)
     proton = proton + inside * (base_s0 * boost - proton)
     signal = proton * torch.exp(-(high_b if shown_b is None else shown_b) * adc)
-    psf = u(0.45, 1.0)
+    psf = u(*scanner.spread)
     signal, adc = _blur(signal, (0.0, psf, psf)), _blur(adc, (0.0, psf, psf))
-    if u(0, 1) < 0.6:
-        adc, signal, numbers, inside = _distort(g, scene, spec, tissues, adc, signal, numbers, inside)
-    signal = signal * torch.exp(u(0.03, 0.25) * smooth_noise(g, spec, 70.0))
+    if u(0, 1) < scanner.distortion[0]:
+        # echo-planar distortion: anatomy is displaced along y near the rectum's air
+        adc, signal, numbers, inside = _distort(
+            g, scene, spec, tissues, adc, signal, numbers, inside, scanner.distortion[1]
+        )
+    signal = signal * torch.exp(0.8 * u(*scanner.bias) * smooth_noise(g, spec, 70.0, device))
     typical = math.exp(-high_b * tz)
     native = [
         n if i == 0 else math.ceil(n * s / 2.0) for i, (n, s) in enumerate(zip(spec.shape, spec.spacing, strict=True))
     ]
 
     def scanner_noise() -> Tensor:
-        small = torch.randn((1, 1, *native), generator=g)
+        small = torch.randn((1, 1, *native), generator=g).to(device)
         return F.interpolate(small, spec.shape, mode="trilinear", align_corners=False)[0, 0]
 
-    sigma = u(0.04, 0.22) * typical
+    sigma = u(*scanner.signal_noise) * typical
     signal = torch.sqrt((signal + sigma * scanner_noise()) ** 2 + (sigma * scanner_noise()) ** 2)
-    adc = (adc + u(0.03, 0.14) * scanner_noise()).clamp(min=0.0)
+    adc = (adc + u(*scanner.adc_noise) * scanner_noise()).clamp(min=0.0)
     if u(0, 1) < 0.4:  # vendors blank what has no signal
         dark = _blur(proton, (0.0, 1.0, 1.0)) < u(0.05, 0.25)
-        adc = torch.where(dark, torch.zeros(()), adc)
+        adc = adc.masked_fill(dark, 0.0)
         if u(0, 1) < 0.5:
-            signal = torch.where(dark, torch.zeros(()), signal)
-    return Picture(adc, numbers), Picture(signal, numbers.clone()), inside > 0.5
+            signal = signal.masked_fill(dark, 0.0)
+    shown = 1000.0 * (high_b if shown_b is None else shown_b)
+    return Picture(adc, numbers), Picture(signal, numbers.clone(), shown), inside > 0.5
 
 
 def _distort(
     g: torch.Generator, scene: Scene, spec: GridSpec, tissues: Tissues, adc: Tensor, signal: Tensor, numbers: Tensor,
-    inside: Tensor,
+    inside: Tensor, largest_mm: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Echo-planar distortion along y, strongest near the rectum's air, the same for both diffusion images."""
     _, y, x = tissues.at
     p = scene.p
+    device = adc.device
     far = torch.sqrt((y - p["back"] - p["rectum_gap"]) ** 2 + (x - p["rectum_x"]) ** 2)
-    move = uniform(g, -4, 4) * torch.exp(-far / 15.0) + 0.7 * smooth_noise(g, spec, 30.0)
+    move = uniform(g, -largest_mm, largest_mm) * torch.exp(-far / 15.0) + 0.7 * smooth_noise(g, spec, 30.0, device)
     z, height, width = spec.shape
-    theta = torch.eye(3, 4)[None]
-    grid = F.affine_grid(theta, [1, 1, z, height, width], align_corners=True)
+    grid = F.affine_grid(torch.eye(3, 4, device=device)[None], [1, 1, z, height, width], align_corners=True)
     grid[..., 1] += (move / spec.spacing[1] / ((height - 1) / 2))[None]
     images = torch.stack([adc, signal, inside])[None]
     moved = F.grid_sample(images, grid, align_corners=True, padding_mode="border")[0]
@@ -441,9 +699,27 @@ def _distort(
     return moved[0], moved[1], regions.to(torch.uint8), moved[2]
 
 
-def render_t2w(
-    scene: Scene, seed: int, spec: GridSpec, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
-) -> tuple[Picture, Tensor]:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums over a grid round differently with another number of threads, and some voxels would with them."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _generator(*key: object) -> torch.Generator:
+    """A CPU generator whose stream depends on the key alone; close keys share nothing."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def render_t2w(scene: Scene, seed: int, spec: GridSpec, offset: Offset = (0.0, 0.0, 0.0)) -> tuple[Picture, Tensor]:
     """T2W of a given scene on any grid; contrasts, noise and artefacts follow from the seed and the grid alone.
 
     Args:
@@ -455,11 +731,11 @@ def render_t2w(
     Returns:
         The picture, and the zones on the same grid: uint8, 0 background, 1 PZ, 2 TZ.
     """
-    return _t2w(torch.Generator().manual_seed(seed), scene, spec, offset)
+    return _t2w(_generator("texture", seed), torch.Generator().manual_seed(seed), scene, spec, offset, SCANNERS["seen"])
 
 
 def render_diffusion(
-    scene: Scene, seed: int, spec: GridSpec, b_values: Sequence[float], offset: tuple[float, float, float] = (0, 0, 0)
+    scene: Scene, seed: int, spec: GridSpec, b_values: Sequence[float], offset: Offset = (0, 0, 0)
 ) -> tuple[Picture, dict[float, Picture]]:
     """ADC (1e-3 mm2/s) and images of one acquisition at several b-values (s/mm2); see :func:`render_t2w`.
 
@@ -467,44 +743,99 @@ def render_diffusion(
         ValueError: no b-value.
     """
     pictures = {
-        b: _diffusion(torch.Generator().manual_seed(seed), scene, spec, offset, b / 1000.0)[:2] for b in b_values
-    }
+        b: _diffusion(
+            _generator("texture", seed), torch.Generator().manual_seed(seed), scene, spec, offset, SCANNERS["seen"],
+            b / 1000.0,
+        )[:2]
+        for b in b_values
+    }  # fmt: skip
     if not pictures:
         raise ValueError("diffusion needs at least one b-value")
     adc = next(iter(pictures.values()))[0]
     return adc, {b: signal for b, (_, signal) in pictures.items()}
 
 
-def simulate(bank: labels.LabelBank, seed: int, index: int, *, coarse: bool = True) -> SimulatedStudy:
-    """One study, the same for the same (bank, seed, index) whoever asks, in whatever order.
+def draw_anatomy(bank: labels.LabelBank, seed: int, index: int) -> tuple[Scene, dict[str, Offset], str]:
+    """What :func:`simulate` images: the scene, where each grid lies (t2w, adc, hbv, coarse), and the map's patient."""
+    g = _generator("anatomy", seed, index)
+    pick = int(torch.randint(len(bank), (), generator=g))
+    gland = torch.from_numpy(bank.gland[pick]).float() * labels.STEP_MM
+    transition = torch.from_numpy(bank.transition[pick]).float() * labels.STEP_MM
+
+    def jitter(z: float, y: float, x: float) -> Offset:
+        return (uniform(g, -z, z), uniform(g, -y, y), uniform(g, -x, x))
+
+    offsets = {"t2w": jitter(5.0, 5.0, 5.0), "adc": jitter(7.0, 7.0, 7.0)}
+    offsets["hbv"] = offsets["adc"]
+    offsets["coarse"] = jitter(12.0, 22.0, 16.0)
+    scene = draw_scene(g, gland, transition, offsets["t2w"])
+    return scene, offsets, bank.patients[pick]
+
+
+def simulate(
+    bank: labels.LabelBank, seed: int, index: int, *, scanner: int = 0, domain: Domain = "seen", coarse: bool = True,
+    device: torch.device | str | None = None,
+) -> SimulatedStudy:  # fmt: skip
+    """One study, the same for the same arguments whoever asks, in whatever order.
+
+    The anatomy (label map, warp, regions, tissue texture, where the grids lie) follows from (bank, seed, index) alone;
+    another ``scanner`` or ``domain`` images the same anatomy again, voxel on voxel. Echo-planar distortion is the
+    scanner's: region maps on diffusion follow it. Numbers are drawn on the CPU, so ``device`` changes nothing but
+    rounding.
 
     Args:
         bank: label maps to draw anatomy from.
         seed: of the whole set.
         index: of the study in the set.
+        scanner: number of the acquisition.
+        domain: "seen" draws from the ranges of training, "unseen" from ranges outside them.
         coarse: also make the localiser's picture.
+        device: where to paint; default the CPU.
+
+    Raises:
+        ValueError: no label map, or an unknown domain.
     """
-    g = torch.Generator().manual_seed((seed * 1_000_003 + index) % (2**63 - 1))
-    pick = int(torch.randint(len(bank), (), generator=g))
-    gland = torch.from_numpy(bank.gland[pick]).float() * labels.STEP_MM
-    transition = torch.from_numpy(bank.transition[pick]).float() * labels.STEP_MM
-    scene = draw_scene(g, gland, transition)
+    if not len(bank):
+        raise ValueError("the bank has no label map to draw anatomy from")
+    if domain not in SCANNERS:
+        raise ValueError(f"unknown domain {domain!r}; expected one of {', '.join(get_args(Domain))}")
+    with one_thread():
+        return _simulate(bank, seed, index, scanner, domain, coarse, device)
 
-    def jitter(mm: float) -> tuple[float, float, float]:
-        return (uniform(g, -mm, mm), uniform(g, -mm, mm), uniform(g, -mm, mm))
 
-    offsets = {"t2w": jitter(5.0), "adc": jitter(7.0)}
-    offsets["hbv"] = offsets["adc"]
-    t2w, zones = _t2w(g, scene, FINE, offsets["t2w"])
-    adc, hbv, _ = _diffusion(g, scene, DIFFUSION, offsets["adc"])
+def _simulate(
+    bank: labels.LabelBank, seed: int, index: int, scanner: int, domain: Domain, coarse: bool,
+    device: torch.device | str | None,
+) -> SimulatedStudy:  # fmt: skip
+    scene, offsets, patient = draw_anatomy(bank, seed, index)
+    scene = scene.to(device)
+    wide_offset = offsets.pop("coarse")
+    ranges = SCANNERS[domain]
+
+    def streams(picture: str) -> tuple[torch.Generator, torch.Generator]:
+        return (
+            _generator("texture", seed, index, picture),
+            _generator("imaging", seed, index, scanner, domain, picture),
+        )
+
+    t2w, zones = _t2w(*streams("t2w"), scene, FINE, offsets["t2w"], ranges)
+    adc, hbv, _ = _diffusion(*streams("diffusion"), scene, DIFFUSION, offsets["adc"], ranges)
     wide = None
     if coarse:
-        sequence = int(choose(g, {"0": 0.5, "1": 0.25, "2": 0.25}))
-        offset = (uniform(g, -12, 12), uniform(g, -22, 22), uniform(g, -16, 16))
+        texture, imaging = streams("coarse")
+        sequence = int(choose(texture, {"0": 0.5, "1": 0.25, "2": 0.25}))
         if sequence == 0:
-            picture, mask = _t2w(g, scene, COARSE, offset)
+            picture, mask = _t2w(texture, imaging, scene, COARSE, wide_offset, ranges)
             wide = (0, picture.image, mask > 0)
         else:
-            a, h, mask = _diffusion(g, scene, COARSE, offset)
+            a, h, mask = _diffusion(texture, imaging, scene, COARSE, wide_offset, ranges)
             wide = (sequence, (a if sequence == 1 else h).image, mask)
-    return SimulatedStudy(t2w, adc, hbv, zones, offsets, scene.drawn, wide, bank.patients[pick])
+    return SimulatedStudy(t2w, adc, hbv, zones, offsets, scene.drawn, wide, patient)
+
+
+def simulate_batch(
+    bank: labels.LabelBank, seed: int, indices: Sequence[int], *, scanner: int = 0, domain: Domain = "seen",
+    coarse: bool = True, device: torch.device | str | None = None,
+) -> list[SimulatedStudy]:  # fmt: skip
+    """Several studies, one after the other: each is what :func:`simulate` makes of its index."""
+    return [simulate(bank, seed, i, scanner=scanner, domain=domain, coarse=coarse, device=device) for i in indices]

@@ -22,7 +22,7 @@ from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, Gr
 from MedRationaleLogic.model.network import NetworkSpec
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.regions import uniform
-from MedRationaleLogic.simulation.study import MAX_REGIONS, simulate, smooth_noise
+from MedRationaleLogic.simulation.study import MAX_REGIONS, Domain, simulate, smooth_noise
 
 IGNORE: Final = 255
 ROWS: Final = MAX_REGIONS + 2  # drawn regions and two of normal tissue
@@ -69,6 +69,7 @@ def empty_item(spec: NetworkSpec) -> Item:
         "category": torch.zeros(ROWS, dtype=torch.int64), "zone": torch.zeros(ROWS, dtype=torch.int64),
         "coarse": torch.zeros((1, *COARSE.shape)), "coarse_gland": torch.zeros(COARSE.shape, dtype=torch.uint8),
         "coarse_sequence": torch.tensor(-1), "theta_adc": torch.eye(3, 4), "theta_hbv": torch.eye(3, 4),
+        "twin_of_previous": torch.tensor(False),
     }  # fmt: skip
     for sequence in SEQUENCES:
         shape = FINE.shape if sequence == "t2w" else DIFFUSION.shape
@@ -78,18 +79,43 @@ def empty_item(spec: NetworkSpec) -> Item:
 
 
 class SimulatedSet(Dataset[Item]):
-    """Simulated studies ``first`` to ``first + count`` of a seed, as training items."""
+    """Simulated studies ``first`` to ``first + count`` of a seed, as training items.
 
-    def __init__(self, bank: LabelBank, spec: NetworkSpec, seed: int, count: int, first: int = 0) -> None:
+    Args:
+        bank: label maps.
+        spec: for the label layout.
+        seed: of the set.
+        count: length of an epoch.
+        first: index of the first study.
+        scanner: number of the acquisition, see :func:`simulate`.
+        domain: "seen" or "unseen" scanners.
+        paired: share of the pairs of studies (2k, 2k + 1) in which the second is the first one's anatomy by the next
+            scanner, in the same place and with the same slices; ``twin_of_previous`` is true for it.
+    """
+
+    def __init__(self, bank: LabelBank, spec: NetworkSpec, seed: int, count: int, first: int = 0, *, scanner: int = 0,
+                 domain: Domain = "seen", paired: float = 0.0) -> None:  # fmt: skip
         self.bank, self.spec, self.seed, self.count, self.first = bank, spec, seed, count, first
+        self.scanner, self.domain, self.paired = scanner, domain, paired
 
     def __len__(self) -> int:
         return self.count
 
+    def is_twin(self, index: int) -> bool:
+        """Whether item ``index`` shows the anatomy of the item before it."""
+        number = self.first + index
+        if number % 2 == 0 or self.paired <= 0:
+            return False
+        g = torch.Generator().manual_seed(self.seed * 15_485_863 + number // 2)
+        return uniform(g, 0, 1) < self.paired
+
     def __getitem__(self, index: int) -> Item:
-        study = simulate(self.bank, self.seed, self.first + index)
-        g = torch.Generator().manual_seed(self.seed * 7_919 + self.first + index)
+        twin = self.is_twin(index)
+        number = self.first + index - int(twin)
+        study = simulate(self.bank, self.seed, number, scanner=self.scanner + int(twin), domain=self.domain)
+        g = torch.Generator().manual_seed(self.seed * 7_919 + number)
         item = empty_item(self.spec)
+        item["twin_of_previous"] = torch.tensor(twin)
         item["presence"] = torch.ones(3)
         valid = _cut_slices(g, FINE.shape)
         for sequence, picture in (("t2w", study.t2w), ("adc", study.adc), ("hbv", study.hbv)):

@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -176,9 +175,8 @@ def train(
     task = RationaleTask(spec.to_dict(), load_cached(), lr=lr, steps=steps, seed=seed, constrained=constrained,
                          locate=localizer is None)  # fmt: skip
     last = output / "last.ckpt"
-    if branch is not None and not last.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(branch, last)
+    # carried on from where it lies: a copy in the run's folder would make Lightning number its own checkpoints
+    start = last if last.exists() else branch
     if init is not None and not last.exists():
         task.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
     if localizer is not None and not last.exists():
@@ -196,12 +194,12 @@ def train(
                    *([FollowTwin(twin)] if twin is not None and constrained else [])],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
-    done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"]) if last.exists() else 0
+    done = int(torch.load(start, map_location="cpu", weights_only=True)["global_step"]) if start is not None else 0
     loader = DataLoader(
         dataset, batch_size=batch, sampler=FromStep(first + done * batch, len(dataset)),  # type: ignore[arg-type]
         num_workers=workers, persistent_workers=workers > 0,
     )  # fmt: skip
-    trainer.fit(task, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    trainer.fit(task, loader, ckpt_path=None if start is None else str(start), weights_only=True)
     if (stop or steps) % every:  # after the fit only the averaged weights are left, and no run goes on from these
         trainer.save_checkpoint(last)
     return last

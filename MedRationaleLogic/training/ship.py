@@ -21,6 +21,7 @@ from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
 from MedRationaleLogic.model.pooling import gather, supports
 from MedRationaleLogic.pirads import lexicon
+from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.training.data import IGNORE, ROWS, SimulatedSet
 from MedRationaleLogic.training.module import RationaleTask, dice
@@ -259,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     name, _, version = args.output.name.rpartition("-")
     facts = json.loads(args.training.read_text(encoding="utf-8")) if args.training else {}
-    bank = LabelBank.load(args.bank).without(HELD_OUT)
+    bank = split_bank(LabelBank.load(args.bank).without(HELD_OUT))[1]
     made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts)
     print(json.dumps(made.manifest.results, indent=1))
 

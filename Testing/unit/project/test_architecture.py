@@ -21,8 +21,8 @@ ALLOWED = {
     "training": GROUND | {"pirads", "imaging", "model", "inference", "simulation"},
     "evaluation": GROUND | {"pirads", "imaging", "model", "inference", "simulation", "training"},
     # pieces of the door `cli`, one file a command
-    "commands": GROUND | {"pirads", "imaging", "model", "inference", "simulation", "training", "evaluation", "case",
-                          "cli"},
+    "commands": GROUND
+    | {"pirads", "imaging", "model", "inference", "simulation", "training", "evaluation", "case", "cli"},
 }
 FORBIDDEN = {"slicer", "vtk", "qt", "ctk"}
 HEAVY = {"torch", "numpy", "SimpleITK", "scipy", "monai", "matplotlib", "jinja2", "pydicom"}

@@ -141,7 +141,7 @@ def test_scores_and_category_follow_from_the_rules(drawn: list[Region]) -> None:
 
         assert (region.t2w_score, region.dwi_score) == (t2w, dwi)
         assert region.category == rules.overall(region.zone, t2w, dwi, "X")
-        assert 5.0 <= region.diameter_mm <= 42.0
+        assert 2.0 <= region.diameter_mm <= 90.0  # measured where it was drawn
 
 
 def test_every_category_occurs_in_both_zones(drawn: list[Region]) -> None:

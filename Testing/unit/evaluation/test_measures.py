@@ -1,0 +1,137 @@
+"""What one study is measured by, and a whole run over a few studies with a tiny network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from MedRationaleLogic.evaluation import cohort, measures, page, summary
+from MedRationaleLogic.model.grids import DIFFUSION, FINE
+from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
+from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.training.data import SimulatedSet
+
+SEED = 3
+
+
+@pytest.fixture
+def box() -> torch.Tensor:
+    mask = torch.zeros((6, 40, 40), dtype=torch.bool)
+    mask[2:4, 15:25, 15:25] = True
+    return mask
+
+
+def test_dsc_of_known_masks(box: torch.Tensor) -> None:
+    half = box.clone()
+    half[3] = False
+    assert measures.dsc(box, box) == 1.0
+    assert measures.dsc(half, box) == pytest.approx(2 / 3)
+    assert measures.dsc(half, torch.zeros_like(box)) is None
+    assert measures.dsc(~box, box, known=box) == 0.0, "outside what is known nothing counts"
+    assert measures.slice_dsc(half, box) == 0.5
+
+
+def test_a_uniform_map_has_the_mask_s_share(box: torch.Tensor) -> None:
+    heat = torch.full(box.shape, 0.3)
+    assert measures.relevance_mass(heat, box) == pytest.approx(float(box.float().mean()))
+    assert measures.relevance_mass(box.float(), box) == 1.0
+    assert measures.relevance_mass(torch.zeros(box.shape), box) is None
+
+
+@pytest.mark.parametrize("extent", ["interior", "rim", "context"])
+def test_a_map_of_the_extent_itself_is_perfect_and_the_mask_is_not(box: torch.Tensor, extent: str) -> None:
+    index, inside = measures.window(box, FINE.spacing, torch.zeros_like(box))
+    control = box.flatten()[index]
+    iou, by_control, hit = measures.extent_figures(inside[extent].float(), control, inside, extent)
+    assert (iou, hit) == (1.0, True)
+    assert by_control == pytest.approx(1.0) if extent == "interior" else by_control < 0.7
+
+
+def test_other_regions_are_left_out_of_the_window(box: torch.Tensor) -> None:
+    others = torch.zeros_like(box)
+    others[2:4, 15:25, 26:30] = True
+    index, _ = measures.window(box, FINE.spacing, others)
+    assert not others.flatten()[index].any()
+    assert box.flatten()[index].sum() == box.sum()
+
+
+def test_cosine() -> None:
+    a = torch.tensor([1.0, 0.0])
+    assert measures.cosine(a, a) == 1.0
+    assert measures.cosine(a, torch.tensor([0.0, 1.0])) == 0.0
+    assert measures.cosine(a, torch.zeros(2)) is None
+
+
+def test_a_mask_keeps_its_place_on_the_diffusion_grid() -> None:
+    from MedRationaleLogic.training.data import theta
+
+    mask = torch.zeros(FINE.shape, dtype=torch.bool)
+    mask[10:14, 50:62, 40:52] = True
+    moved = cohort.to_stem(mask, theta((0.0, 0.0, 0.0), (3.0, 0.0, -6.0), DIFFUSION), DIFFUSION.shape)
+
+    def middle(where: torch.Tensor, spec: Any, offset: tuple[float, ...]) -> torch.Tensor:
+        index = where.nonzero().float().mean(0)
+        half = torch.tensor([(n - 1) / 2 for n in spec.shape])
+        return (index - half) * torch.tensor(spec.spacing) + torch.tensor(offset)
+
+    torch.testing.assert_close(middle(mask, FINE, (0, 0, 0)), middle(moved, DIFFUSION, (3, 0, -6)), atol=0.8, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def net() -> RationaleNet:
+    spec = spec_from_lexicon(
+        t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4
+    )
+    torch.manual_seed(0)
+    made = RationaleNet(spec).eval()
+    made.phrases.copy_(load_cached())
+    return made
+
+
+def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(net: RationaleNet, tmp_path: Path) -> None:
+    pytest.importorskip("picai_eval")
+    items = SimulatedSet(sample_bank(), net.spec, SEED, 3, first=4)
+    unseen = SimulatedSet(sample_bank(), net.spec, SEED, 3, first=4, scanner=1, domain="unseen")
+    models = {}
+    for name in (summary.OURS, summary.TWIN):
+        file = tmp_path / f"{name}.jsonl"
+        assert list(cohort.run(cohort.ConceptPredictor(net), items, range(3), file, unseen=unseen, net=net)) == [
+            1,
+            2,
+            3,
+        ]
+        models[name] = cohort.read(file)
+    whole = (tmp_path / f"{summary.OURS}.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "cut.jsonl").write_text(whole[: len(whole) // 2], encoding="utf-8")
+    for _ in cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net):
+        pass
+    assert cohort.read(tmp_path / "cut.jsonl") == models[summary.OURS]
+
+    rows = summary.table(models, net.spec)
+    for row in rows:
+        difference = row.differences.get(summary.TWIN)
+        if difference is not None and difference.value == difference.value:
+            assert difference.value == 0.0, f"{row.name}: a model against itself"
+    details = summary.details(models[summary.OURS], net.spec)
+    facts = {"cohort": "<made up>", "studies": 3, "positive_studies": 1, "remark": "", "draws": summary.DRAWS}
+    written = page.write(tmp_path / "page", rows, models, details, [], facts)
+    text = written.read_text(encoding="utf-8")
+    assert "Research use only" in text
+    assert "&lt;made up&gt;" in text
+    assert "<made up>" not in text
+    assert len(json.loads((tmp_path / "page" / "results.json").read_text(encoding="utf-8"))["table"]) == len(rows)
+    assert (tmp_path / "page" / "results.csv").read_text(encoding="utf-8").startswith("measure,model,value")
+    with pytest.raises(ValueError, match="measured on other studies"):
+        summary.table({summary.OURS: models[summary.OURS], summary.TWIN: models[summary.TWIN][1:]}, net.spec)
+
+
+def test_deleting_the_most_important_first_falls_fastest() -> None:
+    region = {"category": 4, "terms": {"a": 3.0, "b": 0.1, "c": 1.0}, "logit": 2.0, "share": 0.1}
+    areas = summary.deletion([{"regions": [region]}])
+    assert areas["most important first"] < areas["least important first"]
+    assert areas["most important first"] <= areas["at random"] <= areas["least important first"]
