@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -161,7 +161,7 @@ def _cut_slices(g: torch.Generator, shape: tuple[int, int, int]) -> NDArray[np.b
     return valid
 
 
-def _write_labels(row: Tensor, values: dict[str, str], spec: NetworkSpec) -> None:
+def _write_labels(row: Tensor, values: Mapping[str, str], spec: NetworkSpec) -> None:
     for i, attribute in enumerate(spec.attributes):
         if attribute.id in values:
             row[i] = attribute.values.index(values[attribute.id])
@@ -206,6 +206,22 @@ def _add_normal(
 
 
 @dataclass(frozen=True)
+class LabelledRegion:
+    """What is known of an outlined region.
+
+    Attributes:
+        zone: "PZ" or "TZ".
+        category: 1 to 5 as stated; 0 unknown. A region that pathology proved has 4 without a statement: what is
+            trained is only on which side of 4 it lies.
+        values: attribute id -> value, of what is known.
+    """
+
+    zone: str
+    category: int
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class RealCase:
     """A labelled real case on wide, gland-centred grids, ready to be augmented.
 
@@ -216,6 +232,8 @@ class RealCase:
         zones: uint8 on the wide fine grid: 0, 1 PZ, 2 TZ, or 3 gland of unknown zone.
         lesion: uint8 on the wide fine grid: 0, 1, 255 unknown.
         coarse: sequence -> raw values on a wide coarse grid; coarse_gland its mask.
+        regions: uint8 on the wide fine grid, numbers of ``known`` from 1 on; None where nothing is known of any.
+        known: what is known of each region, at most :data:`MAX_REGIONS`.
     """
 
     name: str
@@ -225,6 +243,8 @@ class RealCase:
     lesion: Tensor
     coarse: dict[str, Tensor]
     coarse_gland: Tensor
+    regions: Tensor | None = None
+    known: tuple[LabelledRegion, ...] = ()
 
 
 WIDE: Final = {
@@ -330,6 +350,15 @@ class RealSet(Dataset[Item]):
         item["zones"], item["lesion"] = zones, lesion
         item["theta_adc"] = theta(fine, other, DIFFUSION)
         item["theta_hbv"] = theta(fine, other, DIFFUSION)
+        if case.regions is not None:
+            for name in SEQUENCES:
+                grid = FINE if name == "t2w" else DIFFUSION
+                pulled = _pull(case.regions, WIDE["t2w"], grid, mine[name], matrix, field, True)
+                item[f"regions_{name}"] = pulled.to(torch.uint8)
+            for row, region in enumerate(case.known):
+                item["category"][row] = region.category
+                item["zone"][row] = 0 if region.zone == "PZ" else 1
+                _write_labels(item["labels"][row], region.values, self.spec)
         names = sorted(case.coarse)
         name = names[int(torch.randint(len(names), (), generator=g))]
         wide = (uniform(g, -9, 9), uniform(g, -18, 18), uniform(g, -15, 15))
