@@ -1,0 +1,491 @@
+"""Training and fine-tuning on triples: from a folder to a bundle that every face lists.
+
+An epoch is a fixed number of items in an order that follows from the seed; a checkpoint is written after each, beside
+its place and then renamed, so that the last good one always loads. Started again, a run goes on from there and, on the
+CPU with fixed threads and float32, ends in the same bits as one that was never stopped. Research use only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from MedRationaleLogic.model import bundle as bundles
+from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
+from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.pirads import lexicon
+from MedRationaleLogic.simulation.labels import LabelBank
+from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.simulation.study import VERSION
+from MedRationaleLogic.training import ship
+from MedRationaleLogic.training.data import Item, SimulatedSet
+from MedRationaleLogic.training.items import CachedCases, TripleItems, skipped
+from MedRationaleLogic.training.module import RationaleTask, SegmentationScore
+from MedRationaleLogic.training.triples import HEADER, TripleError, TripleSet
+
+LAST: Final = "last.ckpt"
+SKIPPED: Final = "skipped.jsonl"
+SCORE: Final = "val/score"
+#: From so many labelled regions an attribute's temperature is measured anew; with fewer that of --init stays.
+ENOUGH: Final = 20
+_DEFAULT_THRESHOLDS: Final = {"lesion_peak": 0.3, "suspicion": 0.5, "evidence": 0.5, "min_volume_ml": 0.1}
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the text says what, and what to do. ``output``: it was the writing that failed."""
+
+    def __init__(self, text: str, *, output: bool = False) -> None:
+        super().__init__(text)
+        self.output = output
+
+
+class Stopped(Exception):  # noqa: N818 - a wish, no error
+    """Ctrl-C after at least one epoch; the text names the checkpoint that the next start goes on from."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made of; see :func:`MedRationaleLogic.training.backend.parser` for each."""
+
+    data: Path
+    output: Path
+    init: str | None = None
+    name: str = "medrationale-finetuned"
+    version: str = "1.0.0"
+    register: bool = True
+    fold: int | None = None
+    silver: bool = False
+    labels: Path | None = None
+    simulated_share: float = 0.5
+    epochs: int = 20
+    items: int | None = None
+    batch: int = 2
+    accumulate: int = 1
+    lr: float | None = None
+    patience: int = 5
+    seed: int = 1
+    constrained: bool = True
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    workers: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "devices"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"--{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.simulated_share < 1:
+            raise TrainingError(f"--simulated-share is {self.simulated_share}; expected from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out.
+
+    Attributes:
+        bundle: the new one, where it is registered or else in the run folder.
+        score: best validation score; best_epoch: where, from 0; epochs: how many were run in all.
+        skipped: triples that could not be read.
+    """
+
+    bundle: bundles.Bundle
+    score: float
+    best_epoch: int
+    epochs: int
+    skipped: int
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Settings from parsed options."""
+    known = {k: v for k, v in vars(options).items() if k in Settings.__dataclass_fields__}
+    return Settings(**known, register=not options.no_register, constrained=not options.unconstrained)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+class Blend(Dataset[Item]):
+    """Triples and simulated studies in turn, ``share`` of them simulated."""
+
+    def __init__(self, triples: Dataset[Item], simulated: Dataset[Item] | None, share: float) -> None:
+        self.triples, self.simulated, self.share = triples, simulated, share
+
+    def __len__(self) -> int:
+        return len(self.triples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Item:
+        before = int(index * self.share)
+        if self.simulated is not None and int((index + 1) * self.share) > before:
+            return self.simulated[before]
+        return self.triples[index - before]
+
+
+class Portions(Sampler[list[int]]):
+    """Batches of consecutive items: of one epoch, dealt to the processes in turn.
+
+    So one process that gathers ``world`` batches a step sees what ``world`` processes with one batch each see.
+    """
+
+    def __init__(self, first: int, count: int, batch: int, rank: int = 0, world: int = 1) -> None:
+        self.first, self.batch, self.rank, self.world = first, batch, rank, world
+        self.batches = count // (batch * world)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for k in range(self.batches):
+            at = self.first + (k * self.world + self.rank) * self.batch
+            yield list(range(at, at + self.batch))
+
+
+class Data(L.LightningDataModule):
+    """Epoch e is items ``e * size`` to ``(e + 1) * size``, however often the run was stopped."""
+
+    def __init__(self, train: Dataset[Item], validation: Dataset[Item], size: int, batch: int, workers: int) -> None:
+        super().__init__()
+        self.train, self.validation, self.size, self.batch, self.workers = train, validation, size, batch, workers
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        trainer = self.trainer
+        assert trainer is not None
+        portions = Portions(trainer.current_epoch * self.size, self.size, self.batch, trainer.global_rank,
+                            trainer.world_size)  # fmt: skip
+        return DataLoader(self.train, batch_sampler=portions, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        return DataLoader(self.validation, batch_size=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The module and its callbacks
+
+
+class FitTask(RationaleTask):
+    """The rationale task with a validation score: mean of the gland's DSC and, where there are positives, theirs."""
+
+    def training_step(self, batch: dict[str, Any], index: int) -> Any:
+        # the draws of a batch follow from its number alone: resumed, or dealt to several processes, they are the same
+        turn = self.current_epoch * 1_000_003 + index * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(self.hparams["seed"] * 7_368_787 + turn)
+        return super().training_step(batch, index)
+
+    def on_validation_epoch_start(self) -> None:
+        self._dsc: dict[str, list[float]] = {"gland": [], "pz": [], "tz": [], "lesion": []}
+
+    def validation_step(self, batch: dict[str, Any], _index: int) -> None:
+        found = SegmentationScore.of(self.net, {k: v[0] for k, v in batch.items()})
+        known = bool((batch["zones"] != 255).any())
+        for name, value in found.items():
+            if not math.isnan(value) and (known or name == "lesion"):
+                self._dsc[name].append(value)
+
+    def on_validation_epoch_end(self) -> None:
+        means = {k: sum(v) / len(v) for k, v in self._dsc.items() if v}
+        parts = [means[k] for k in ("gland", "lesion") if k in means]
+        score = sum(parts) / len(parts) if parts else 0.0
+        for name, value in means.items():
+            self.log(f"val/dsc_{name}", value, rank_zero_only=True)
+        self.log(SCORE, score)
+
+
+class SafeCheckpoints(TorchCheckpointIO):
+    """Writes beside and renames; a write that fails leaves the last good checkpoint as it was."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        target = Path(path)
+        beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, beside)
+            os.replace(beside, target)
+        except (OSError, RuntimeError) as error:
+            beside.unlink(missing_ok=True)
+            kept = f"; {target.name} of an earlier epoch is intact" if target.is_file() else ""
+            raise TrainingError(
+                f"{target}: the checkpoint cannot be written ({error}); is the disk full?{kept}", output=True
+            ) from error
+
+
+class Told(Callback):
+    """One line an epoch."""
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        m = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        shown = " ".join(f"{k.removeprefix('val/')} {v:.3f}" for k, v in sorted(m.items()) if k.startswith("val/"))
+        loss = f" loss {m['train/loss']:.3f}" if "train/loss" in m else ""
+        print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {shown}{loss}", flush=True)
+
+
+class Pictures(Callback):
+    """Each epoch the first validation study with outlines and evidence, into TensorBoard and ``figures/``."""
+
+    def __init__(self, items: Dataset[Item], folder: Path) -> None:
+        self.items, self.folder = items, folder
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        from MedRationaleLogic.training.figures import sample_figure
+
+        figure = sample_figure(module.net, self.items[0], f"epoch {trainer.current_epoch + 1}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.folder / f"epoch-{trainer.current_epoch + 1:03d}.png", dpi=80)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("sample", figure, trainer.current_epoch + 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run
+
+
+def fit(settings: Settings) -> Result:
+    """Train, and write the bundle.
+
+    Raises:
+        TrainingError: nothing to train or validate on, an output that cannot be written or belongs to another run.
+        TripleError: the triples cannot be used.
+        BundleError: ``init`` cannot be used, or the new bundle's name is no folder's.
+        Stopped: Ctrl-C.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    triples = _triples(settings)
+    init = bundles.find(settings.init) if settings.init else None
+    spec = NetworkSpec.from_dict(init.manifest.network) if init else spec_from_lexicon()
+    train, validation = triples.split("train", settings.fold), triples.split("val", settings.fold)
+    if not len(train):
+        raise TrainingError(f"{settings.data}: no triple is in the training split; curate more cases")
+    bank = LabelBank.load(settings.labels) if settings.labels else sample_bank()
+    validating = _validation(settings, spec, train, validation, bank)
+    size = _epoch_size(settings, len(train))
+    items = _items(settings, spec, train, bank, size)
+    record = {
+        "settings": json.loads(json.dumps(asdict(settings), default=str)), "spec": spec.to_dict(),
+        "triples_sha256": json.loads((triples.folder / HEADER).read_text(encoding="utf-8"))["sha256"],
+        "init": init.manifest.sha256 if init else None, "train": len(train), "val": len(validation),
+        "items_an_epoch": size, "labels_sha256": bank.sha256, "generator": VERSION,
+    }  # fmt: skip
+    _claim(settings.output, record)
+    task = _task(settings, spec, init, size)
+    data = Data(items, validating, size, settings.batch, settings.workers)
+    trainer = _trainer(settings, validating)
+    last = settings.output / LAST
+    _run(trainer, task, data, last)
+    best = next((c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)), None)  # type: ignore[attr-defined]
+    assert best is not None
+    chosen = Path(best.best_model_path) if best.best_model_path else last
+    score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
+    made = _bundle(settings, spec, chosen, validating, init, record | {"score": score})
+    epoch = int(torch.load(chosen, map_location="cpu", weights_only=True)["epoch"])
+    return Result(made, score, epoch, trainer.current_epoch, len(skipped(settings.output / SKIPPED)))
+
+
+def _triples(settings: Settings) -> TripleSet:
+    """The set itself, or one curated from a layout that is recognised, kept in the run folder."""
+    if (settings.data / HEADER).is_file():
+        return TripleSet(settings.data)
+    from MedRationaleLogic.training import layouts
+    from MedRationaleLogic.training.curate import curate
+
+    kept = settings.output / "triples"
+    if (kept / HEADER).is_file():
+        return TripleSet(kept)
+    layout = layouts.detect(settings.data)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    print(f"{settings.data.name}: read as layout {layout}", flush=True)
+    return curate(layouts.LAYOUTS[layout](settings.data, None), kept, facts={"layout": layout})
+
+
+def _authorities(settings: Settings) -> tuple[str, ...]:
+    return ("gold", "accepted", "silver") if settings.silver else ("gold", "accepted")
+
+
+def _validation(settings: Settings, spec: NetworkSpec, train: TripleSet, validation: TripleSet,
+                bank: LabelBank) -> Dataset[Item]:  # fmt: skip
+    """Unaugmented validation triples; simulated studies of another seed where no triple is left for it."""
+    if len(validation):
+        cases = CachedCases(validation, settings.output / "cache", _authorities(settings))
+        return _Readable(cases, spec, settings.output / SKIPPED)
+    print("no triple is in the validation split: validated on simulated studies", flush=True)
+    return SimulatedSet(bank, spec, ship.VALIDATION_SEED, 8)
+
+
+class _Readable(Dataset[Item]):
+    """Every readable validation triple once, as it is."""
+
+    def __init__(self, cases: CachedCases, spec: NetworkSpec, log: Path) -> None:
+        self.items: list[TripleItems] = []
+        log.parent.mkdir(parents=True, exist_ok=True)
+        for triple in cases.triples:
+            one = TripleItems(CachedCases([triple], cases.folder, cases.authorities), spec, 0, 1, strength=0.0, log=log)
+            try:
+                one[0]
+            except TripleError:
+                continue
+            self.items.append(one)
+        if not self.items:
+            raise TrainingError(f"none of the {len(cases)} validation triples can be read; see {log.name}")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index][0]
+
+
+def _epoch_size(settings: Settings, triples: int) -> int:
+    """Items an epoch: whole steps."""
+    step = settings.batch * settings.devices * settings.accumulate
+    wanted = settings.items or max(20, round(triples / (1 - settings.simulated_share)))
+    return math.ceil(wanted / step) * step
+
+
+def _items(settings: Settings, spec: NetworkSpec, train: TripleSet, bank: LabelBank, size: int) -> Dataset[Item]:
+    total = size * settings.epochs
+    cases = CachedCases(train, settings.output / "cache", _authorities(settings))
+    mine = TripleItems(cases, spec, settings.seed, total, log=settings.output / SKIPPED)
+    drawn = SimulatedSet(bank, spec, settings.seed, total) if settings.simulated_share > 0 else None
+    return Blend(mine, drawn, settings.simulated_share)
+
+
+def _claim(output: Path, record: dict[str, Any]) -> None:
+    """The run folder is ours, and of this very run."""
+    file = output / "run.json"
+    if file.is_file():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TrainingError(f"{file} is damaged; give a new --output") from error
+        fixed = ("triples_sha256", "init", "items_an_epoch", "spec")
+        if other := [k for k in fixed if before.get(k) != record[k]]:
+            raise TrainingError(
+                f"{output} holds a run with another {', '.join(other)}; give a new --output, or the same options again"
+            )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".tmp")
+        beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+        beside.replace(file)
+    except OSError as error:
+        raise TrainingError(f"{output}: cannot be written ({error.strerror or error})", output=True) from error
+
+
+def _task(settings: Settings, spec: NetworkSpec, init: bundles.Bundle | None, size: int) -> FitTask:
+    L.seed_everything(settings.seed, workers=True, verbose=False)
+    steps = settings.epochs * size // (settings.batch * settings.devices * settings.accumulate)
+    lr = settings.lr or (3e-4 if init else 1.5e-3)
+    task = FitTask(spec.to_dict(), load_cached(), lr=lr, steps=steps, seed=settings.seed,
+                   constrained=settings.constrained)  # fmt: skip
+    if init is not None:
+        task.net.load_state_dict(init.network().state_dict())
+        task.net.requires_grad_(True)
+    return task
+
+
+def _trainer(settings: Settings, validating: Dataset[Item]) -> L.Trainer:
+    accelerator = settings.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    precision = settings.precision
+    if precision == "auto":
+        from MedRationaleLogic.inference.device import bfloat16_is_faster
+
+        fast = bfloat16_is_faster("cuda" if accelerator == "gpu" else "cpu")
+        precision = "bf16-mixed" if fast else "32-true"
+    folder = settings.output
+    callbacks: list[Callback] = [
+        ModelCheckpoint(folder, filename="best", monitor=SCORE, mode="max", save_last=True,
+                        enable_version_counter=False, save_on_train_epoch_end=False),
+        EMAWeightAveraging(decay=0.99, update_starting_at_step=1),
+        Pictures(validating, folder / "figures"), Told(),
+    ]  # fmt: skip
+    if settings.patience:
+        callbacks.append(EarlyStopping(SCORE, mode="max", patience=settings.patience))
+    return L.Trainer(
+        accelerator=accelerator, devices=settings.devices, precision=precision,  # type: ignore[arg-type]
+        strategy=_strategy(accelerator) if settings.devices > 1 else "auto",
+        max_epochs=settings.epochs, accumulate_grad_batches=settings.accumulate, gradient_clip_val=1.0,
+        callbacks=callbacks, plugins=[SafeCheckpoints()], use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0, log_every_n_steps=1,
+        logger=[CSVLogger(str(folder), name="logs"), TensorBoardLogger(str(folder), name="tensorboard")],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+
+
+def _strategy(accelerator: str) -> Any:
+    from lightning.pytorch.strategies import DDPStrategy
+
+    backend = "nccl" if accelerator == "gpu" else "gloo"
+    # a batch without a region leaves some heads without a gradient
+    return DDPStrategy(process_group_backend=backend, find_unused_parameters=True)
+
+
+def _run(trainer: L.Trainer, task: FitTask, data: Data, last: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(task, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        if not trainer.interrupted:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if trainer.interrupted:
+        if not last.is_file():
+            raise Stopped("stopped before the first epoch was over; no checkpoint was written yet")
+        raise Stopped(f"stopped; the same command goes on from {last}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The bundle
+
+
+def _bundle(settings: Settings, spec: NetworkSpec, checkpoint: Path, validating: Dataset[Item],
+            init: bundles.Bundle | None, record: dict[str, Any]) -> bundles.Bundle:  # fmt: skip
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    task = FitTask(spec.to_dict())
+    task.load_state_dict(state["state_dict"])
+    net = task.net.eval()
+    seen = ship.validate(net, validating)
+    calibration, thresholds, figures = ship.summarise(net, seen)
+    old = init.manifest if init else None
+    for attribute, labels in seen["labels"].items():
+        if len(labels) < ENOUGH:
+            calibration[attribute] = float(old.calibration.get(attribute, 1.0)) if old else 1.0
+    hits = sum(hit for _, hit in seen["peaks"])
+    if hits < ENOUGH // 2:
+        thresholds["lesion_peak"] = float((old.thresholds if old else _DEFAULT_THRESHOLDS)["lesion_peak"])
+    positives = sum(r.category >= 4 for r in seen["regions"])
+    if positives < ENOUGH // 2:
+        thresholds["suspicion"] = float((old.thresholds if old else _DEFAULT_THRESHOLDS)["suspicion"])
+    manifest = bundles.Manifest(
+        name=settings.name, version=settings.version, sha256="", network=spec.to_dict(),
+        lexicon_version=lexicon.load().version, thresholds=thresholds, calibration=calibration,
+        training={k: v for k, v in record.items() if k != "spec"}, results={"validation": figures},
+        licence=f"derived from {old.name} {old.version}: {old.licence}" if old else "of whoever trained it",
+    )  # fmt: skip
+    folder = settings.output / "bundle" / f"{settings.name}-{settings.version}"
+    made = bundles.save(net, folder, manifest)
+    return bundles.install(folder) if settings.register else made
+
+
+
