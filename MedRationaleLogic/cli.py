@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from MedRationaleLogic import __version__
+from MedRationaleLogic.commands.curate import agreement, curate, sheet
 from MedRationaleLogic.commands.evaluate import evaluate
 from MedRationaleLogic.commands.simulate import simulate
+from MedRationaleLogic.commands.train import SETTINGS as TRAIN_SETTINGS
+from MedRationaleLogic.commands.train import train
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,6 +141,7 @@ _USAGE_ERROR: Final[Any] = typer.BadParameter.__bases__[0]
 # By name: importing the modules that define them, only to fail, would cost seconds.
 _CODES: Final[Mapping[str, ExitCode]] = {
     "StudyError": ExitCode.BAD_STUDY,
+    "TripleError": ExitCode.BAD_STUDY,
     "BundleError": ExitCode.MISSING,
     "ImportError": ExitCode.MISSING,
     "DeviceError": ExitCode.DEVICE,
@@ -797,8 +801,9 @@ def _device_facts() -> dict[str, Any]:
 # Commands with a file of their own: what a researcher needs beside a reader's commands
 
 
-for _command in (simulate, evaluate):
+for _command in (simulate, evaluate, curate, sheet, agreement):
     app.command()(_command)
+app.command(context_settings=TRAIN_SETTINGS)(train)
 
 
 if __name__ == "__main__":

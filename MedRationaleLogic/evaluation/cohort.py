@@ -116,7 +116,7 @@ class ConceptPredictor:
             zone_logits, lesion_logit, residual = net.trunk(features, thetas, item["presence"][None])
         zones = zone_logits[0].argmax(0).to(torch.uint8)
         lesion = torch.sigmoid(lesion_logit[0, 0].float())
-        flat = {s: f[0].flatten(1) for s, f in features.items()}
+        flat = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
         there = [bool(v) for v in item["presence"]]
         candidates = []
         for found in _extract(lesion, zones):

@@ -419,6 +419,7 @@ class Explainer:
         grids: dict[str, Geometry] = {}
         flags: list[str] = []
         features: dict[str, Tensor] = {}
+        flat: dict[str, Tensor] = {}
         fields: dict[str, EvidenceField] = {}
         values = net.value_embeddings()
         with torch.inference_mode():
@@ -436,7 +437,9 @@ class Explainer:
                     grid = grids[role]
                     seen, valid = self._stem(net, autocast, role, volume, grid)
                     features[role] = seen
-                    fields[role] = self._field(net, role, seen, values, grid, valid)
+                    read = net.for_concepts(role, seen.float())
+                    fields[role] = self._field(net, role, read, values, grid, valid)
+                    flat[role] = read[0].flatten(1).cpu()
             with clock.stage("fusing the sequences", 0.55):
                 lead = study.roles[0]
                 fine = grids[lead]
@@ -449,7 +452,6 @@ class Explainer:
                 zone_p = torch.softmax(zones[0].float(), 0).cpu().numpy()
                 lesion_p = torch.sigmoid(lesion[0, 0].float()).cpu().numpy()
                 rest = residual[0, 0].float().cpu().numpy()
-        flat = {s: f[0].float().flatten(1).cpu() for s, f in features.items()}
         return StudyReader(
             study, self.bundle, self.place, fields, flat, grids, fine, zone_p, lesion_p, rest, tuple(flags)
         )

@@ -16,6 +16,7 @@ convolutions run on a quarter of the voxels, which is what makes training and re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -125,6 +126,24 @@ def unfold(x: Tensor) -> Tensor:
     n, c, z, height, width = x.shape
     x = x.reshape(n, c // 4, 2, 2, z, height, width).permute(0, 1, 4, 5, 2, 6, 3)
     return x.reshape(n, c // 4, z, height * 2, width * 2)
+
+
+def smooth(x: Tensor, folded: bool) -> Tensor:
+    """Features (n, c, z, y, x) without the lattice that a stem's up-convolutions leave in plane.
+
+    The binomial 1-2-1 is zero at a period of two pixels; a folded stem, whose lattice has periods of two and four,
+    takes 1-2-2-2-1, zero at both. The outermost pixels are repeated. A map that a person looks at must not show the
+    network's own grid, and what a concept reads is what its map shows, so readings take these features as well.
+    """
+    weights = (1, 2, 2, 2, 1) if folded else (1, 2, 1)
+    r = len(weights) // 2
+    n, c, z, height, width = x.shape
+    y = F.pad(x.reshape(n * c, z, height, width), (r, r, r, r), mode="replicate")
+    # shifted sums: a depthwise convolution of this size is several times slower on a CPU
+    for axis, size in ((2, height), (3, width)):
+        shifted = [w * y.narrow(axis, k, size) for k, w in enumerate(weights)]
+        y = functools.reduce(torch.add, shifted) / sum(weights)
+    return y.reshape(x.shape)
 
 
 class Stem(nn.Module):
@@ -283,6 +302,12 @@ class RationaleNet(nn.Module):
             start += len(attribute.values)
         return out
 
+    def for_concepts(self, sequence: str, features: Tensor) -> Tensor:
+        """What a sequence's concepts read of its stem's features (n, c, z, y, x), see :func:`smooth`."""
+        stem = self.stems[sequence]
+        assert isinstance(stem, Stem)
+        return smooth(features, stem.folded)
+
     def value_embeddings(self, paraphrase: int | None = None) -> Tensor:
         """Unit embeddings (values, d): of one paraphrase, or of their mean.
 
@@ -298,7 +323,7 @@ class RationaleNet(nn.Module):
         return F.normalize(self.project(torch.cat(parts)), dim=-1)
 
     def embed(self, sequence: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (3, d, k) and attention logits (3, k) of k voxels, from features (c, k) of a study's stem."""
+        """Embeddings (3, d, k) and attention logits (3, k) of k voxels, from (c, k) of :meth:`for_concepts`."""
         stem = self.stems[sequence]
         assert isinstance(stem, Stem)
         x = features.float().T

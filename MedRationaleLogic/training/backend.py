@@ -2,8 +2,8 @@
 
 Nothing here imports torch, so that what is missing can be said before it is missed.
 
-Exit codes: 0 done, 1 unexpected, 2 wrong usage, 3 missing package or bundle, 4 data that cannot be trained on, 5 memory,
-6 output cannot be written, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 unexpected, 2 wrong usage, 3 missing package or bundle, 4 data that cannot be trained on,
+5 memory, 6 output cannot be written, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

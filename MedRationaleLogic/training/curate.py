@@ -26,6 +26,7 @@ from MedRationaleLogic.training.triples import (
     TripleSet,
     TripleWriter,
     on_frame,
+    positive_of,
 )
 
 #: Components of a lesion mask smaller than this are drawing errors, no lesions.
@@ -79,10 +80,12 @@ def add_case(writer: TripleWriter, case: SourceCase, fold: int, measure_silver: 
         ValueError: the case cannot be used; nothing of it is left.
     """
     if "case" in case.images:
-        images, zones, regions, known = _own_case(case.images["case"].path)
+        images, own_zones, regions, known = _own_case(case.images["case"].path)
+        zones: Volume | None = own_zones
         document = Document(known, case.complete, case.source)
     else:
         images = read_images(case)
+        regions = None
         frame = images.get("t2w") or images.get("adc")
         if frame is None:
             raise TripleError(f"{case.id}: neither T2W nor ADC is there")
@@ -150,7 +153,9 @@ def _mask(mask: Mask, frame: Volume, name: str) -> Volume:
         for label, ours in mask.meaning.items():
             array[volume.array == label] = ours
         return volume.with_array(array)
-    return volume.with_array(np.where(volume.array > 0, mask.otherwise, 0).astype(np.uint8)) if mask.otherwise else volume
+    return (
+        volume.with_array(np.where(volume.array > 0, mask.otherwise, 0).astype(np.uint8)) if mask.otherwise else volume
+    )
 
 
 def _numbered(lesions: Volume) -> Volume:
@@ -235,8 +240,10 @@ def match(findings: Sequence[reports.Finding], measured: Sequence[LesionMeasures
         return {}
     from scipy.optimize import linear_sum_assignment
 
+    # what a report says against itself speaks for no mask
+    alone = [len(rationales.contradictions(f)) for f in findings]
     cost = np.array([
-        [len(rationales.contradictions(f, m)) + 0.01 * abs(i - k) for k, f in enumerate(findings)]
+        [len(rationales.contradictions(f, m)) - alone[k] + 0.01 * abs(i - k) for k, f in enumerate(findings)]
         for i, m in enumerate(measured)
     ])  # fmt: skip
     rows, columns = linear_sum_assignment(cost)
@@ -258,7 +265,7 @@ def _region(number: int, case: SourceCase, size: LesionMeasures, finding: report
         available=available, spans=finding.spans if finding else (), source=case.source,
     )  # fmt: skip
     category = finding.category if finding and isinstance(finding.category, int) else None
-    positive = True if case.positive else None if category in (None, 3) else category >= 4
+    positive = True if case.positive else positive_of(category)
     status = dict.fromkeys(stated, "gold") | dict.fromkeys(silver_values, "silver")
     against = tuple(rationales.contradictions(finding, size)) if finding else ()
     return Region(number, by_report or by_mask, category, positive, {**silver_values, **stated}, status, completed,
@@ -279,7 +286,7 @@ def _own_case(folder: Path) -> tuple[dict[str, Volume], Volume, Volume | None, t
     if explanation is None:
         raise TripleError(f"{folder.name}: nothing was explained in this case")
     study = case.study
-    images = {role: volume for role in study.roles if (volume := study.volume(role)) is not None}
+    images: dict[str, Volume] = {role: volume for role in study.roles if (volume := study.volume(role)) is not None}
     numbers = np.zeros(explanation.zones.array.shape, np.uint8)
     known = []
     for number, lesion in enumerate(explanation.lesions, 1):
@@ -294,10 +301,9 @@ def _own_case(folder: Path) -> tuple[dict[str, Volume], Volume, Volume | None, t
         category = lesion.category if isinstance(lesion.category, int) else None
         zone = lesion.rationale.zone
         known.append(
-            Region(number, zone, category, None if category in (None, 3) else category >= 4, values, status,
+            Region(number, zone, category, positive_of(category), values, status,
                    lesion.rationale.to_dict())
         )  # fmt: skip
     kept = [r for r in known if (numbers == r.number).any()]
     regions = explanation.zones.with_array(numbers) if kept else None
     return images, explanation.zones, regions, tuple(kept)
-

@@ -360,6 +360,8 @@ class RealSet(Dataset[Item]):
                 item["zone"][row] = 0 if region.zone == "PZ" else 1
                 _write_labels(item["labels"][row], region.values, self.spec)
         names = sorted(case.coarse)
+        if not names:
+            return item
         name = names[int(torch.randint(len(names), (), generator=g))]
         wide = (uniform(g, -9, 9), uniform(g, -18, 18), uniform(g, -15, 15))
         values = self._image(g, case.coarse[name], WIDE["coarse"], COARSE, wide, matrix, field, name)

@@ -28,6 +28,7 @@ from MedRationaleLogic.model import bundle as bundles
 from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.pirads import lexicon
+from MedRationaleLogic.simulation.cohort import place
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.simulation.study import VERSION
@@ -272,7 +273,7 @@ def fit(settings: Settings) -> Result:
     triples = _triples(settings)
     init = bundles.find(settings.init) if settings.init else None
     spec = NetworkSpec.from_dict(init.manifest.network) if init else spec_from_lexicon()
-    train, validation = triples.split("train", settings.fold), triples.split("val", settings.fold)
+    train, validation = _split(triples, settings.fold)
     if not len(train):
         raise TrainingError(f"{settings.data}: no triple is in the training split; curate more cases")
     bank = LabelBank.load(settings.labels) if settings.labels else sample_bank()
@@ -314,6 +315,18 @@ def _triples(settings: Settings) -> TripleSet:
     settings.output.mkdir(parents=True, exist_ok=True)
     print(f"{settings.data.name}: read as layout {layout}", flush=True)
     return curate(layouts.LAYOUTS[layout](settings.data, None), kept, facts={"layout": layout})
+
+
+def _split(triples: TripleSet, fold: int | None) -> tuple[TripleSet, TripleSet]:
+    """Training and validation triples. A set too small to have any of the latter gives a fifth of its training
+    patients, those last by the hash of their ids."""
+    train, validation = triples.split("train", fold), triples.split("val", fold)
+    patients = sorted({t.patient for t in train}, key=place)
+    if len(validation) or len(patients) < 4:
+        return train, validation
+    held = set(patients[-max(1, len(patients) // 5) :])
+    return (TripleSet(triples.folder, [t for t in train if t.patient not in held]),
+            TripleSet(triples.folder, [t for t in train if t.patient in held]))  # fmt: skip
 
 
 def _authorities(settings: Settings) -> tuple[str, ...]:
@@ -486,6 +499,3 @@ def _bundle(settings: Settings, spec: NetworkSpec, checkpoint: Path, validating:
     folder = settings.output / "bundle" / f"{settings.name}-{settings.version}"
     made = bundles.save(net, folder, manifest)
     return bundles.install(folder) if settings.register else made
-
-
-

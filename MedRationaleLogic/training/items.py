@@ -1,4 +1,4 @@
-"""Triples as training items: read when first asked for, cached on the model's wide grids, bad ones skipped and counted."""
+"""Triples as training items: read when first asked for, cached on the model's wide grids, bad ones passed over."""
 
 from __future__ import annotations
 
@@ -63,11 +63,13 @@ def wide_case(triple: Triple, authorities: Sequence[str] = ("gold", "accepted"))
 
     fine_zones = labels(zones, "t2w")
     numbers = labels(regions, "t2w") if regions is not None else torch.zeros_like(fine_zones)
-    coarse = (labels(zones, "coarse") > 0).to(torch.uint8) if zones is not None else labels(None, "coarse")
+    coarse = labels(zones, "coarse")
     return RealCase(
         name=triple.id, patient=triple.patient, images={r: image(v, r) for r, v in volumes.items()}, zones=fine_zones,
         lesion=_lesion(document.regions, numbers, document.complete),
-        coarse={r: image(v, "coarse") for r, v in volumes.items()}, coarse_gland=coarse, regions=numbers,
+        # without a gland there is nothing to teach the localiser
+        coarse={r: image(v, "coarse") for r, v in volumes.items()} if zones is not None else {},
+        coarse_gland=(coarse > 0).to(torch.uint8), regions=numbers,
         known=tuple(_known(r, authorities) for r in document.regions),
     )  # fmt: skip
 

@@ -8,7 +8,7 @@
 | ``nnunet`` | ``imagesTr/<case>_0000.nii.gz``, ``labelsTr``, ``dataset.json`` with ``channel_names`` and ``labels`` |
 | ``cases`` | our own signed-off cases (``case.json``), with their corrections |
 | ``simulated`` | what ``medrationale simulate`` writes |
-| ``studies`` | one folder a study: images that our reader knows, ``zones.nii.gz``, ``regions.nii.gz``, ``report.txt|json`` |
+| ``studies`` | a folder a study: images that our reader knows, ``zones``, ``regions``, ``report.txt`` or ``.json`` |
 
 What a label means is read from the data set's own tables where it has them; see docs/triples.md for each.
 """
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from MedRationaleLogic.training.triples import RATIONALE, Region, TripleError
+from MedRationaleLogic.training.triples import RATIONALE, Region, TripleError, positive_of
 
 ENDINGS: Final = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 
@@ -140,7 +140,7 @@ def picai(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
         yield SourceCase(
             name, patient, study, images,
             zones=Mask(zones, {1: 1, 2: 2}) if zones else Mask(gland, otherwise=3) if gland else None,
-            lesions=Mask(lesion, {grade: 1 for grade in range(2, 6)}) if lesion else None,
+            lesions=Mask(lesion, dict.fromkeys(range(2, 6), 1)) if lesion else None,
             positive=True, complete=human or mark.get("case_csPCa", "").upper() == "NO",
             source=f"PI-CAI, csPCa {'by a human' if human else 'by AI' if lesion else 'not outlined'}, "
             f"marksheet {mark.get('case_csPCa', 'absent')}",
@@ -179,7 +179,7 @@ def prostate158(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
 
 
 def msd(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
-    """MSD Task05_Prostate: one 4D file with T2W and ADC; which is which, and which label is PZ, ``dataset.json`` says."""
+    """MSD Task05_Prostate: 4D files of T2W and ADC; which is which, and which label is PZ, ``dataset.json`` says."""
     facts = _json(root / "dataset.json")
     channels = {_role(str(name)): int(k) for k, name in dict(facts.get("modality", {})).items()}
     zones = _zone_labels({int(k): str(v) for k, v in dict(facts.get("labels", {})).items()}, root)
@@ -195,8 +195,8 @@ def msd(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
 def nnunet(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
     """An nnU-Net raw data set (versions 1 and 2): channels and labels by their names in ``dataset.json``.
 
-    A label whose name speaks of PZ, TZ, central gland or prostate is anatomy; one that speaks of a lesion, csPCa, tumour
-    or cancer is an outlined region.
+    A label whose name speaks of PZ, TZ, central gland or prostate is anatomy; one that speaks of a lesion, csPCa,
+    tumour or cancer is an outlined region.
     """
     facts = _json(root / "dataset.json")
     named = facts.get("channel_names") or facts.get("modality") or {}
@@ -218,7 +218,8 @@ def nnunet(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
         label = _file(root / "labelsTr", case)
         yield SourceCase(
             case, case.split("_")[0] if re.fullmatch(r"\d+_\d+", case) else case, "", images,
-            zones=Mask(label, zones) if label and zones else None, lesions=Mask(label, lesions) if label and lesions else None,
+            zones=Mask(label, zones) if label and zones else None,
+            lesions=Mask(label, lesions) if label and lesions else None,
             positive=True, complete=bool(label and lesions), source=f"nnU-Net data set {root.name}",
         )  # fmt: skip
 
@@ -282,8 +283,8 @@ def simulated(root: Path, labels: Path | None = None) -> Iterator[SourceCase]:
         folder = root / name
         truth = _json(folder / RATIONALE)
         regions = tuple(
-            Region(r["number"], r["zone"], r["category"], True if r["category"] >= 4 else False if r["category"] < 3 else
-                   None, r["values"], dict.fromkeys(r["values"], "gold"))
+            Region(r["number"], r["zone"], r["category"], positive_of(r["category"]), r["values"],
+                   dict.fromkeys(r["values"], "gold"))
             for r in truth["regions"]
         )  # fmt: skip
         hbv = next(folder.glob("hbv_b*.nii.gz"), None)

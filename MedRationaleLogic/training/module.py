@@ -109,6 +109,7 @@ class RationaleTask(L.LightningModule):
         if train and self.constrained:
             for s, f in features.items():
                 for_masks[s], for_evidence[s] = branch(f)
+        for_evidence = {s: net.for_concepts(s, f) for s, f in for_evidence.items()}
         presence = batch["presence"].clone()
         if train:
             keep = (torch.rand(presence.shape) > DROP).to(presence)
@@ -153,7 +154,7 @@ class RationaleTask(L.LightningModule):
         # taken apart once: indexing a study out of the batch costs a batch of zeros on the way back, each time
         by_study = {s: f.unbind(0) for s, f in features.items()}
         align: list[Tensor] = []
-        where: dict[str, list[Tensor]] = {"localise": [], "exclude": [], "disentangle": []}
+        where: dict[str, list[Tensor]] = {"localise": [], "mass": [], "exclude": [], "disentangle": []}
         suspect: list[Tensor] = []
         for b in range(n):
             if not (batch["labels"][b] >= 0).any():
@@ -196,7 +197,7 @@ class RationaleTask(L.LightningModule):
             out["align"] = 1.0 * torch.stack(align).mean()
         for name, parts_of in where.items():
             if parts_of:
-                out[name] = 0.5 * torch.stack(parts_of).mean()
+                out[name] = (0.3 if name == "mass" else 0.5) * torch.stack(parts_of).mean()
         if suspect:
             out["suspicion"] = 0.3 * torch.stack(suspect).mean()
         return out
@@ -205,8 +206,8 @@ class RationaleTask(L.LightningModule):
                   found: dict[int, dict[str, Tensor]], labels: Tensor) -> dict[str, Tensor]:  # fmt: skip
         """Where evidence may lie, of one study's sequence.
 
-        * localise: a region's evidence against its extent class's extent, the whole map's mass against all extents,
-          evidence outside low;
+        * localise: a region's evidence against its extent class's extent, evidence outside low;
+        * mass: of all evidence of an attribute, the share inside the extents of regions that have the concept;
         * exclude: over a region, its own value there and the contradictory ones not;
         * disentangle: two extent classes' maps overlap no more than their true extents do.
 
@@ -219,6 +220,7 @@ class RationaleTask(L.LightningModule):
         """
         slices = self.net.slices()
         localise: list[Tensor] = []
+        mass: list[Tensor] = []
         exclude: list[Tensor] = []
         disentangle: list[Tensor] = []
         mine = [(i, a, logits[a.id]) for i, a in enumerate(self.net.spec.attributes) if a.id in logits]
@@ -242,7 +244,8 @@ class RationaleTask(L.LightningModule):
                     exclude.append(-torch.log1p(-here[other]).mean())
             if float(inside.detach()) > 0:
                 stray = weight * p[loud][:, outside].sum()
-                localise.append(stray / (stray + inside))
+                # -log of the share inside: unlike the share itself it still has a slope when nearly all is outside
+                mass.append(torch.log1p(stray / inside))
         for row, support in found.items():
             near = torch.unique(torch.cat(list(support.values())))
             maps: dict[str, list[Tensor]] = {}
@@ -260,6 +263,8 @@ class RationaleTask(L.LightningModule):
                     allowed = float((a & b).sum()) / max(1, int((a | b).sum()))
                     disentangle.append(overlap_excess(summed[first], summed[second], allowed))
         out = {"localise": torch.stack(localise).mean()}
+        if mass:
+            out["mass"] = torch.stack(mass).mean()
         if exclude:
             out["exclude"] = torch.stack(exclude).mean()
         if disentangle:
@@ -299,6 +304,7 @@ class RationaleTask(L.LightningModule):
                 view = self.net.stems[sequence](share * image[:1] + (1 - share) * image[1:2])
             else:
                 view = self.net.stems[sequence](image[:1].flip(-1)).flip(-1)
+            view = self.net.for_concepts(sequence, view)
             index = torch.unique(torch.cat(places))
             with torch.no_grad():
                 target = self._probability(sequence, features[sequence][0], index, values)

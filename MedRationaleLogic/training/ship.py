@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import bundle
@@ -23,7 +24,7 @@ from MedRationaleLogic.model.pooling import gather, supports
 from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
-from MedRationaleLogic.training.data import IGNORE, ROWS, SimulatedSet
+from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet
 from MedRationaleLogic.training.module import RationaleTask, dice
 from MedRationaleLogic.training.run import HELD_OUT
 
@@ -78,8 +79,8 @@ class DrawnRegion:
 
 
 @torch.inference_mode()
-def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
-    """Reads every drawn region of simulated studies: logits with their truth, what suspicion needs, masks, peaks."""
+def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
+    """Reads every labelled region of a set: logits with their truth, what suspicion needs, masks, peaks."""
     values = net.value_embeddings()
     attributes = net.spec.attributes
     slices = {a.id: i for i, a in enumerate(attributes)}
@@ -88,12 +89,13 @@ def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
     regions: list[DrawnRegion] = []
     peaks: list[tuple[float, bool]] = []
     dsc: dict[str, list[float]] = defaultdict(list)
-    for n in range(len(data)):
+    for n in range(len(data)):  # type: ignore[arg-type]
         item = data[n]
         with torch.autocast("cpu", torch.bfloat16):
             features = {s: net.stems[s](item[s][None]) for s in SEQUENCES}
             thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
             zones, lesion, residual = net.trunk(features, thetas, item["presence"][None])
+        concepts = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
         predicted, truth = zones[0].argmax(0), item["zones"]
         known = truth != IGNORE
         for name, a, b in (("gland", predicted > 0, truth > 0), ("pz", predicted == 1, truth == 1),
@@ -123,7 +125,7 @@ def validate(net: RationaleNet, data: SimulatedSet) -> dict[str, Any]:
                 if int(mask.sum()) < 4:
                     continue
                 index, place = gather(supports(mask, STEM_GRIDS[s].spacing))
-                embedding, attention = net.embed(s, features[s][0].flatten(1)[:, index])
+                embedding, attention = net.embed(s, concepts[s][:, index])
                 for a, x in net.read(s, embedding, attention, place, values).items():
                     mine[a] = x
                     label = int(item["labels"][row, slices[a]])

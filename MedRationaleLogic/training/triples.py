@@ -150,6 +150,11 @@ def check_region(region: Region, name: str) -> None:
         raise TripleError(f"{where}: category {region.category!r}; expected 1 to 5 or null")
 
 
+def positive_of(category: int | None) -> bool | None:
+    """Whether a region of this category is a positive; None for 3 and for an unknown one."""
+    return None if category in (None, 3) else category >= 4
+
+
 def split_of(patient: str) -> Split:
     """The share of a patient by the hash of the id: the same patient is in the same split in every set."""
     at = place(patient)
