@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import signal
@@ -270,6 +271,8 @@ def fit(settings: Settings) -> Result:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    # what Lightning tells of itself is no news, and not plain ASCII
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     triples = _triples(settings)
     init = bundles.find(settings.init) if settings.init else None
     spec = NetworkSpec.from_dict(init.manifest.network) if init else spec_from_lexicon()
@@ -286,12 +289,15 @@ def fit(settings: Settings) -> Result:
         "init": init.manifest.sha256 if init else None, "train": len(train), "val": len(validation),
         "items_an_epoch": size, "labels_sha256": bank.sha256, "generator": VERSION,
     }  # fmt: skip
+    record = json.loads(json.dumps(record))  # as it will be read back
     _claim(settings.output, record)
     task = _task(settings, spec, init, size)
     data = Data(items, validating, size, settings.batch, settings.workers)
     trainer = _trainer(settings, validating)
     last = settings.output / LAST
     _run(trainer, task, data, last)
+    if trainer.global_rank:
+        raise SystemExit(0)  # the first process alone makes the bundle
     best = next((c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)), None)  # type: ignore[attr-defined]
     assert best is not None
     chosen = Path(best.best_model_path) if best.best_model_path else last

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import numpy as np
@@ -119,7 +120,7 @@ class CachedCases(Sequence[RealCase]):
         if file.is_file():
             try:
                 return _unpacked(torch.load(file, weights_only=True))
-            except (RuntimeError, OSError, KeyError, EOFError, ValueError):
+            except (RuntimeError, OSError, KeyError, EOFError, ValueError, UnpicklingError):
                 file.unlink(missing_ok=True)
         case = wide_case(triple, self.authorities)
         beside = file.with_suffix(f".{os.getpid()}.tmp")

@@ -1,0 +1,289 @@
+"""Fine-tuning for real, with few channels: from triples to a bundle that is listed, stopped and resumed, with faults.
+
+The network is the real one with a few channels; studies are simulated from the procedural gland.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from MedRationaleLogic.model import bundle as bundles
+from MedRationaleLogic.simulation import files
+from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.training import backend, fit, layouts
+from MedRationaleLogic.training.curate import curate
+from MedRationaleLogic.training.data import IGNORE
+from MedRationaleLogic.training.fit import Settings, Stopped, TrainingError
+from MedRationaleLogic.training.items import CachedCases, TripleItems, skipped, wide_case
+from MedRationaleLogic.training.triples import HEADER, TripleError, TripleSet
+from Testing.bundle_factory import tiny_bundle
+from Testing.unit.training import layout_factory as made
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("MEDRATIONALE_HOME", str(tmp_path / "home"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten simulated studies as triples, each of a patient of its own."""
+    folder = tmp_path_factory.mktemp("ten")
+    files.write_set(folder / "sim", sample_bank(), 3, 10)
+    record = json.loads((folder / "sim" / "cohort.json").read_text(encoding="utf-8"))
+    for k, study in enumerate(record["studies"]):
+        study["patient"] = f"made-up-{k}"  # the procedural gland has no patient
+    (folder / "sim" / "cohort.json").write_text(json.dumps(record), encoding="utf-8")
+    curate(layouts.simulated(folder / "sim"), folder / "triples", facts={"layout": "simulated"})
+    return folder / "triples"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("tiny")).path
+
+
+def short(ten: Path, tiny: Path, output: Path, **changes: Any) -> Settings:
+    """Two epochs of two steps, in float32 so that bits can be compared."""
+    usual: dict[str, Any] = {
+        "epochs": 2, "items": 4, "batch": 2, "precision": "32-true", "accelerator": "cpu", "workers": 0, "threads": 1,
+        "patience": 0, "simulated_share": 0.25, "name": "made",
+    }  # fmt: skip
+    return Settings(ten, output, init=str(tiny), **(usual | changes))
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return state
+
+
+def test_ten_studies_give_a_bundle_that_is_listed_at_once(ten: Path, tiny: Path, tmp_path: Path) -> None:
+    result = fit.fit(short(ten, tiny, tmp_path / "run"))
+    assert result.bundle.path in list(bundles.available())
+    found = bundles.find("made")
+    assert found.manifest.training["triples_sha256"] == json.loads((ten / HEADER).read_text(encoding="utf-8"))["sha256"]
+    assert found.manifest.training["init"] == bundles.read(tiny).manifest.sha256
+    assert found.manifest.results["validation"]["studies"] >= 1
+    assert found.network() is not None
+    before, after = bundles.read(tiny).network().state_dict(), found.network().state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    run = tmp_path / "run"
+    assert sorted(p.name for p in (run / "figures").iterdir()) == ["epoch-001.png", "epoch-002.png"]
+    assert list(run.glob("tensorboard/version_0/events*"))
+    log = (run / "logs" / "version_0" / "metrics.csv").read_text(encoding="utf-8")
+    assert "val/score" in log
+    assert "train/localise" in log
+    assert 0 <= result.score <= 1
+
+
+def test_validation_patients_are_not_trained_on(ten: Path) -> None:
+    train, validation = fit._split(TripleSet(ten), None)
+    assert len(train) >= 1
+    assert len(validation) >= 1
+    assert not {t.patient for t in train} & {t.patient for t in validation}
+    assert not {t.id for t in TripleSet(ten).split("test")} & {t.id for t in (*train, *validation)}
+
+
+class _Interrupt(Callback):
+    """Ctrl-C at a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_stopped_and_resumed_is_the_same_to_the_bit(
+    ten: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit.fit(short(ten, tiny, tmp_path / "whole"))
+    settings = short(ten, tiny, tmp_path / "parts")
+    usual = fit._trainer
+
+    def interrupted(*arguments: Any) -> Any:
+        trainer = usual(*arguments)
+        trainer.callbacks.append(_Interrupt(3))  # in the second epoch
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_trainer", interrupted)
+        with pytest.raises(Stopped, match=r"goes on from .*last\.ckpt"):
+            fit.fit(settings)
+    assert weights(tmp_path / "parts" / "last.ckpt")
+    torch.rand(100)  # whatever else drew random numbers in between
+    fit.fit(settings)
+    whole, parts = weights(tmp_path / "whole" / "last.ckpt"), weights(tmp_path / "parts" / "last.ckpt")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_a_corrupt_volume_in_an_epoch_is_skipped_and_counted(ten: Path, tiny: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = tmp_path / "triples"
+    shutil.copytree(ten, data)
+    train, _ = fit._split(TripleSet(data), None)
+    (train[0].folder / "adc.nii.gz").write_bytes(b"\x1f\x8b broken")
+    result = fit.fit(short(data, tiny, tmp_path / "run", items=10, epochs=1, simulated_share=0.0))
+    assert result.skipped == 1
+    assert "adc.nii.gz cannot be read" in skipped(tmp_path / "run" / "skipped.jsonl")[train[0].id]
+
+
+def test_when_most_is_corrupt_training_stops_with_a_reason(ten: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = tmp_path / "triples"
+    shutil.copytree(ten, data)
+    triples = TripleSet(data)
+    for triple in triples[:6]:
+        (triple.folder / "t2w.nii.gz").write_bytes(b"")
+    spec = fit.spec_from_lexicon()
+    items = TripleItems(CachedCases(triples, None, ("gold",)), spec, 1, 40)
+    with pytest.raises(TripleError, match="6 of 10 triples cannot be read"):
+        [items[index] for index in range(40)]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    ten: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, written = torch.save, []
+
+    def full(data: Any, path: Any, *rest: Any, **named: Any) -> None:
+        if str(path).endswith(".tmp") and ".ckpt" in str(path):
+            written.append(path)
+            if len(written) > 2:
+                Path(path).write_bytes(b"half of it")
+                raise OSError(errno.ENOSPC, "No space left on device")
+        usual(data, path, *rest, **named)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"is the disk full\?; .*is intact") as told:
+        fit.fit(short(ten, tiny, tmp_path / "run", epochs=3))
+    assert told.value.output
+    assert not list((tmp_path / "run").glob(".*tmp"))
+    assert weights(tmp_path / "run" / "last.ckpt")
+
+
+def test_a_run_folder_of_other_data_is_refused(ten: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"triples_sha256": "other"}', encoding="utf-8")
+    with pytest.raises(TrainingError, match="holds a run with another"):
+        fit.fit(short(ten, tiny, tmp_path / "run"))
+
+
+def test_two_processes_train_as_one_that_gathers_two_batches(ten: Path, tiny: Path, tmp_path: Path) -> None:
+    """Twenty steps in float32: the same global batch, dealt to two gloo processes or gathered by one."""
+    common = [
+        "--data", ten, "--init", tiny, "--epochs", "1", "--items", "40", "--batch", "1", "--precision", "32-true",
+        "--accelerator", "cpu", "--workers", "0", "--threads", "1", "--patience", "0", "--no-register",
+        "--simulated-share", "0", "--lr", "1e-3",
+    ]  # fmt: skip
+    script = Path(fit.__file__).parents[2] / "train_backend.py"
+    for name, how in (("one", ["--accumulate", "2"]), ("two", ["--devices", "2"])):
+        command = [sys.executable, str(script), *map(str, common), *how, "--output", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=dict(os.environ))
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert torch.load(tmp_path / name / "last.ckpt", weights_only=True)["global_step"] == 20
+    one, two = weights(tmp_path / "one" / "last.ckpt"), weights(tmp_path / "two" / "last.ckpt")
+    start = bundles.read(tiny).network().state_dict()
+    moved = sum(float((one[f"net.{k}"] - v).square().sum()) for k, v in start.items()) ** 0.5
+    apart = sum(float((one[k] - two[k]).square().sum()) for k in one) ** 0.5
+    size = sum(float(v.square().sum()) for v in one.values()) ** 0.5
+    assert moved > 0
+    assert apart / size <= 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Items
+
+
+def test_a_triple_is_read_once_and_cached(ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    triples = TripleSet(ten)[:1]
+    cases = CachedCases(triples, tmp_path / "cache", ("gold",))
+    first = cases[0]
+    from MedRationaleLogic.training import items
+
+    monkeypatch.setattr(items, "wide_case", lambda *_: pytest.fail("read again"))
+    again = cases[0]
+    assert torch.equal(first.images["t2w"].nan_to_num(), again.images["t2w"].nan_to_num())
+    assert first.known == again.known
+    monkeypatch.undo()
+    next((tmp_path / "cache").iterdir()).write_bytes(b"damaged")
+    assert torch.equal(cases[0].zones, first.zones)
+
+
+def test_what_is_unknown_is_not_trained(tmp_path: Path) -> None:
+    triples = curate(layouts.picai(made.picai(tmp_path / "picai")), tmp_path / "out")
+    positive, negative, unknown = (wide_case(t) for t in triples)
+    assert set(positive.lesion.unique().tolist()) == {0, 1}
+    assert set(negative.lesion.unique().tolist()) == {0}
+    assert set(unknown.lesion.unique().tolist()) == {IGNORE}
+    assert positive.known[0].category == 4  # proven by pathology: on the positive side of 4
+    assert not positive.known[0].values  # silver answers are left out unless they are asked for
+    assert wide_case(triples[0], ("gold", "silver")).known[0].values
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The door
+
+
+def test_missing_packages_are_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(backend, "missing", lambda: ["lightning>=2.5"])
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "run")]
+    assert backend.main(arguments) == backend.MISSING
+    told = capsys.readouterr().err
+    assert "-m pip install" in told
+    assert '"lightning>=2.5"' in told
+    asked: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: asked.append(command))
+    assert backend.main([*arguments, "--install"]) == backend.MISSING  # pip said it had installed, and had not
+    assert asked[0][1:] == ["-m", "pip", "install", "lightning>=2.5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["--help"], 0, ""),
+        ([], 2, "--data"),
+        (["--data", "nowhere", "--output", "run"], 4, "nowhere is not a folder"),
+        (["--data", "nowhere", "--output", "run", "--epochs", "0"], 4, "--epochs is 0"),
+    ],
+)
+def test_train_backend_ends_in_an_exit_code(repository: Path, tmp_path: Path, arguments: list[str], code: int,
+                                            text: str) -> None:  # fmt: skip
+    command = [sys.executable, str(repository / "train_backend.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+
+
+def test_train_backend_says_when_nothing_can_be_imported(repository: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train_backend.py"
+    script.write_bytes((repository / "train_backend.py").read_bytes())
+    done = subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert "MedRationaleLogic" in done.stderr
+
+
+def test_train_backend_is_ascii_and_ends_in_exit(repository: Path) -> None:
+    text = (repository / "train_backend.py").read_text(encoding="ascii")
+    assert text.rstrip().endswith("sys.exit(code)")
