@@ -108,7 +108,8 @@ def train(output: Path, dataset: Dataset[Item], *, steps: int, batch: int = 2, l
     trainer = L.Trainer(
         accelerator="cpu", devices=1, precision=precision, max_steps=steps,  # type: ignore[arg-type]
         logger=CSVLogger(str(output), name="", flush_logs_every_n_steps=20),
-        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=min(100, steps), save_top_k=0),
+        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=min(100, steps), save_top_k=0,
+                                   enable_version_counter=False),
                    Progress(25), EMAWeightAveraging(decay=0.995, update_starting_at_step=min(50, steps // 10)),
                    Milestones(output, steps)],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,

@@ -189,7 +189,8 @@ def train(
     trainer = L.Trainer(
         accelerator=accelerator, devices=1, precision=precision, max_steps=stop or steps,  # type: ignore[arg-type]
         logger=CSVLogger(str(output), name="", flush_logs_every_n_steps=20),
-        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0), Progress(25),
+        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0,
+                                   enable_version_counter=False), Progress(25),
                    EMAWeightAveraging(decay=ema, update_starting_at_step=min(50, steps // 10)),
                    *([FollowTwin(twin)] if twin is not None and constrained else [])],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,

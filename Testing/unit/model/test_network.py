@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from MedRationaleLogic.model import text
 from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, STEM_GRIDS
-from MedRationaleLogic.model.network import SUSPICION_TERMS, NetworkSpec, RationaleNet, spec_from_lexicon
+from MedRationaleLogic.model.network import SUSPICION_TERMS, NetworkSpec, RationaleNet, smooth, spec_from_lexicon
 from MedRationaleLogic.model.pooling import EXTENTS, gather, supports
 from MedRationaleLogic.pirads import lexicon
 
@@ -342,3 +342,29 @@ def test_one_paraphrase_stands_for_its_value(net: RationaleNet) -> None:
             count += len(nearest)
 
     assert hits / count > 0.5
+
+
+# -- smoothing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("folded", "periods"), [(False, (2,)), (True, (2, 4))])
+def test_smoothing_takes_a_lattice_away_and_keeps_the_rest(folded: bool, periods: tuple[int, ...]) -> None:
+    x = torch.arange(24, dtype=torch.float64)
+    ramp = (x[:, None] + 2 * x).expand(1, 2, 3, 24, 24)
+    inner = (..., slice(4, -4), slice(4, -4))
+    assert torch.allclose(smooth(torch.full_like(ramp, 3.0), folded), torch.full_like(ramp, 3.0))
+    assert torch.allclose(smooth(ramp, folded)[inner], ramp[inner])  # symmetric: nothing is shifted
+    for period in periods:
+        for phase in range(period):
+            lattice = torch.cos(2 * torch.pi * (x + phase) / period)
+            waves = lattice[:, None] + lattice
+            assert smooth(waves.expand(1, 1, 2, 24, 24), folded)[inner].abs().max() < 1e-9
+
+
+def test_smoothing_stays_in_its_slice_and_its_channel() -> None:
+    x = torch.zeros(1, 3, 5, 16, 16)
+    x[0, 1, 2, 8, 8] = 1
+    where = smooth(x, True).nonzero()
+    assert set(where[:, 1].tolist()) == {1}
+    assert set(where[:, 2].tolist()) == {2}
+    assert smooth(x, True).sum().item() == pytest.approx(1.0)
