@@ -35,7 +35,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".run-state.json"
 CONSTRAINTS = "requirements/constraints.txt"
 OLDEST, TOO_NEW = (3, 11), (3, 14)
-EXTRAS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev",)}
+EXTRAS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev", "viewer")}
 TORCH_INDEX = "MEDRATIONALE_TORCH_INDEX"
 
 

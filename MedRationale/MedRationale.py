@@ -1,4 +1,5 @@
-"""The Slicer module MedRationale: what Slicer needs to find the package MedRationaleLogic and to run it.
+"""The Slicer module MedRationale: the four classes that Slicer asks for. The panel's sections lie in MedRationaleLib,
+all else in the package MedRationaleLogic.
 
 Slicer asks for four classes of these names. The class `MedRationaleLogic` shares its name with the package, so inside
 this file the package is imported by `from MedRationaleLogic.x import y` only.
@@ -6,8 +7,15 @@ this file the package is imported by `from MedRationaleLogic.x import y` only.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import shutil
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -18,6 +26,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+from slicer.util import VTKObservationMixin
 
 OLDEST_SLICER = (5, 12)
 HOMEPAGE = "https://github.com/medrationale/SlicerMedRationale"
@@ -71,67 +80,485 @@ class MedRationale(ScriptedLoadableModule):
         )
         self.parent.helpText += f'<p><a href="{HOMEPAGE}">{HOMEPAGE}</a></p>'
         self.parent.acknowledgementText = _("The method follows:") + f" {CITATION}"
+        slicer.app.connect("startupCompleted()", registerSample)
 
 
-class MedRationaleWidget(ScriptedLoadableModuleWidget):
-    """The panel: the version, the notice, and how to explain a study from the Python console."""
+def registerSample() -> None:
+    """Offer our sample study in the module Sample Data; it is made on this computer, nothing is downloaded."""
+    from MedRationaleLib import sample_data
+
+    sample_data.register()
+
+
+class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: a view of one case. It holds no knowledge of its own; what it shows it asks the desk."""
+
+    SAVE_AFTER_MS = 1500
+    POLL_MS = 30
+
+    def __init__(self, parent=None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic: Any = None
+        self.sections: list[Any] = []
+        self.shortcuts: list[Any] = []
+        self.parameters: Any = None
+        self._guiTag: Any = None
+        self._scratch: Path | None = None
+        self._refreshing = False
+        self._shown: tuple[Any, Any] = (None, None)
+
+    # --------------------------------------------------------------------------------------------------- Slicer's hooks
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
-        self.logic = MedRationaleLogic()
         problem = slicerProblem(runningSlicer())
-        texts = [problem] if problem else [self.logic.notice(), self.logic.consoleHelp()]
-        self.labels = [self._label(text) for text in texts]
-        for label in self.labels:
+        if problem:
+            label = qt.QLabel(problem)
+            label.setWordWrap(True)
             self.layout.addWidget(label)
-        self.layout.addStretch(1)
+            self.layout.addStretch(1)
+            return
+        panel = slicer.util.loadUI(self.resourcePath("UI/MedRationale.ui"))
+        self.layout.addWidget(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.logic = MedRationaleLogic()
+        self.desk = self.logic.desk
+        self._makeSections()
+        self._makeTimers()
+        self.desk.subscribe(self._heard)
+        for event, call in (
+            (slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose),
+            (slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose),
+            (slicer.mrmlScene.EndImportEvent, self.onSceneEndImport),
+            (slicer.mrmlScene.StartSaveEvent, self.onSceneStartSave),
+            (slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved),
+        ):
+            self.addObserver(slicer.mrmlScene, event, call)
+        self.initializeParameterNode()
+        self.refresh()
+
+    def _makeSections(self) -> None:
+        from MedRationaleLib.correct_section import CorrectSection
+        from MedRationaleLib.evidence_section import EvidenceSection
+        from MedRationaleLib.findings_section import FindingsSection
+        from MedRationaleLib.model_section import ModelSection
+        from MedRationaleLib.rationale_section import RationaleSection
+        from MedRationaleLib.report_section import ReportSection
+        from MedRationaleLib.study_section import StudySection
+        from MedRationaleLib.widgets import onSignal
+
+        self.study, self.findings = StudySection(self), FindingsSection(self)
+        self.rationale, self.evidence = RationaleSection(self), EvidenceSection(self)
+        self.correct, self.report, self.model = CorrectSection(self), ReportSection(self), ModelSection(self)
+        self.sections = [
+            self.study, self.findings, self.rationale, self.evidence, self.correct, self.report, self.model,
+        ]  # fmt: skip
+        onSignal(self.ui.explainButton, "clicked(bool)", lambda *_args: self.attempt(self.explain))
+        onSignal(self.ui.cancelButton, "clicked(bool)", lambda *_args: self.attempt(self.cancel))
+        for key, call in (
+            ("N", lambda: self.findings.step(1)), ("P", lambda: self.findings.step(-1)),
+            ("K", lambda: self.evidence.step(1)), ("J", lambda: self.evidence.step(-1)), ("E", self.evidence.toggle),
+        ):  # fmt: skip
+            shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow() or self.parent)
+            shortcut.setEnabled(False)
+            onSignal(shortcut, "activated()", lambda call=call: self.attempt(call))
+            self.shortcuts.append(shortcut)
+
+    def _makeTimers(self) -> None:
+        from MedRationaleLib.widgets import onSignal
+
+        self.timer, self.saveTimer = qt.QTimer(), qt.QTimer()
+        self.timer.setInterval(self.POLL_MS)
+        self.saveTimer.setInterval(self.SAVE_AFTER_MS)
+        self.saveTimer.setSingleShot(True)
+        onSignal(self.timer, "timeout()", lambda: self.attempt(self.poll))
+        onSignal(self.saveTimer, "timeout()", lambda: self.attempt(self.saveIntoScene))
+
+    def cleanup(self) -> None:
+        """Slicer ends, or the module is reloaded: no process, no timer, no file stays behind."""
+        if self.logic is None:
+            return
+        self.timer.stop()
+        self.saveTimer.stop()
+        self.correct.stopPlacing()
+        self.removeObservers()
+        for shortcut in self.shortcuts:
+            shortcut.setEnabled(False)
+        self.desk.shutDown()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def enter(self) -> None:
+        if self.logic is None:
+            return
+        self.initializeParameterNode()
+        for shortcut in self.shortcuts:
+            shortcut.setEnabled(True)
+        self.refresh()
+        if self.correct.edited():
+            self.say(_("You changed an outline: 'Correct > Apply the outlines' reads it."))
+
+    def exit(self) -> None:
+        if self.logic is None:
+            return
+        self.correct.stopPlacing()
+        for shortcut in self.shortcuts:
+            shortcut.setEnabled(False)
+        if self.parameters is not None:
+            self._bind(None)
+
+    def onReload(self) -> None:
+        """Developer mode: take the sections and the package anew, too."""
+        self.cleanup()
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("MedRationaleLib", "MedRationaleLogic")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    # -------------------------------------------------------------------------------------------------------- the scene
+
+    def onSceneStartClose(self, _caller=None, _event=None) -> None:
+        running = self.desk.busy
+        self.saveTimer.stop()
+        self.correct.stopPlacing()
+        self._bind(None)
+        self.desk.forget()
+        self.say(_("The scene was closed; what ran was stopped.") if running else "")
+
+    def onSceneEndClose(self, _caller=None, _event=None) -> None:
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+        self.refresh()
+
+    def onSceneEndImport(self, _caller=None, _event=None) -> None:
+        self.attempt(self.restoreFromScene)
+
+    def onSceneStartSave(self, _caller=None, _event=None) -> None:
+        self.attempt(self.saveIntoScene)
+
+    def onNodeRemoved(self, _caller=None, _event=None) -> None:
+        """An image of the open case went: what runs on it is stopped; a result stays as it is."""
+        gone = [r for r, n in self.desk.nodes.items() if not slicer.mrmlScene.IsNodePresent(n)]
+        if not gone or slicer.mrmlScene.IsClosing():
+            return
+        names = ", ".join(self.study.names[r] for r in gone)
+        if self.desk.busy:
+            self.desk.cancel()
+            self.say(_("{names} was removed from the scene; what ran on it was stopped.").format(names=names))
+        else:
+            self.say(_("{names} was removed from the scene; the result stays.").format(names=names))
+        self.desk.nodes = {r: n for r, n in self.desk.nodes.items() if r not in gone}
+
+    def initializeParameterNode(self) -> None:
+        self._bind(self.logic.getParameterNode())
+
+    def setParameterNode(self, node: Any) -> None:
+        """Use another instance of the panel's state."""
+        self._bind(node)
+
+    def _bind(self, node: Any) -> None:
+        from MedRationaleLib.parameters import Parameters
+
+        if self.parameters is not None:
+            self.parameters.disconnectGui(self._guiTag)
+        self.parameters = None if node is None else Parameters(node)
+        if self.parameters is not None:
+            self._guiTag = self.parameters.connectGui(self.ui)
+
+    def restoreFromScene(self) -> None:
+        """Open the case that this scene was saved with."""
+        saved = self.desk.savedCases()
+        if not saved or self.desk.case is not None:
+            return
+        self.desk.restore(saved[-1])
+        self.study.choose(self.desk.nodes)
+        self.showInputs()
+        self.say(_("The case that was saved with this scene is open again."))
+        self.refresh()
+
+    def saveIntoScene(self) -> None:
+        self.desk.save()
+
+    # ------------------------------------------------------------------------------------------------------- the reader
+
+    def reader(self) -> str:
+        """The reader's name.
+
+        Raises:
+            ValueError: none is entered.
+        """
+        name = self.readerOrNone()
+        if name is None:
+            raise ValueError(_("Enter your name or initials under 'Study > Reader': a change is kept under a name."))
+        return name
+
+    def readerOrNone(self) -> str | None:
+        return self.ui.readerEdit.text.strip() or None
+
+    def ask(self, question: str) -> bool:
+        return bool(slicer.util.confirmYesNoDisplay(question, windowTitle="MedRationale"))
+
+    # ----------------------------------------------------------------------------------------------------- what it does
+
+    def explain(self) -> None:
+        """The button: open what is chosen as a case and explain it, asking where the user may know better."""
+        from MedRationaleLogic.mrml.inputs import NodeQuestion
+
+        self.logic.requirePackages()
+        if self._readersWorkWouldGo() and not self.ask(
+            _("The open case holds a reader's changes that no saved scene or folder has. Put it away?")
+        ):
+            return
+        confirmed: set[str] = set()
+        while True:
+            try:
+                self.desk.open(**self.study.nodes(), psa=self.study.psa(), confirmed=frozenset(confirmed))
+                break
+            except NodeQuestion as doubt:
+                if not self.ask(doubt.question):
+                    self.say(str(doubt))
+                    return
+                confirmed.add(doubt.key)
+        self.showInputs()
+        self.desk.explain()
+        self.timer.start()
+
+    def _readersWorkWouldGo(self) -> bool:
+        case = self.desk.case
+        return case is not None and case.explanation is not None and bool(case.history) and case.unsaved
+
+    def cancel(self) -> None:
+        self.desk.cancel()
+        self.say(_("Stopped. Nothing was changed."))
+
+    def poll(self) -> None:
+        self.desk.poll()
+        if not self.desk.busy:
+            self.timer.stop()
+            self.refresh()
+
+    def select(self, lesion: int | None, concept: str | None = None) -> None:
+        """Look at a region; without a concept, at the one that its category rests on first."""
+        case = self.desk.case
+        if case is None or case.explanation is None:
+            return
+        if lesion is not None and concept is None:
+            concept = self._leading(case.explanation.lesion(lesion))
+        case.select(lesion, concept)
 
     @staticmethod
-    def _label(text: str):
-        label = qt.QLabel(text)
-        label.wordWrap = True
-        label.setTextInteractionFlags(qt.Qt.TextInteractionFlag.TextSelectableByMouse)
-        return label
+    def _leading(lesion: Any) -> str | None:
+        """The concept to look at first: the signal of the zone's dominant sequence, else whatever has a map."""
+        steps = {step.id: step.evidence for step in lesion.rationale.steps if step.evidence is not None}
+        wanted = ("adc.signal", "hbv.signal") if lesion.rationale.zone == "PZ" else ("t2.signal",)
+        return next((steps[name] for name in (*wanted, *steps) if name in steps), None)
+
+    def jumpTo(self, concept: str | None) -> None:
+        """Bring all views to a concept's strongest slice in the selected region, or to the region's middle."""
+        number = self.desk.case.selection.lesion
+        if number is None or self.desk.view is None:
+            return
+        lesion = self.desk.explanation.lesion(number)
+        reading = None if concept is None else lesion.reading(concept)
+        point = reading.peak if reading is not None and reading.peak is not None else lesion.measures.centroid
+        self.desk.view.jump(point)
+
+    def showInputs(self) -> None:
+        """Our layout with the chosen images; nothing without a main window."""
+        from MedRationaleLogic.mrml import layout
+
+        manager = slicer.app.layoutManager()
+        if manager is None:
+            return
+        layoutNode = manager.layoutLogic().GetLayoutNode()
+        layout.register(layoutNode)
+        layoutNode.SetViewArrangement(layout.LAYOUT_ID)
+        layout.set_up_views(slicer.mrmlScene, {r: n for r, n in self.study.nodes().items() if n is not None})
+
+    def removeResults(self) -> None:
+        """Take all that this module added out of the scene."""
+        if self._readersWorkWouldGo() and not self.ask(_("A reader's changes go with the results. Remove them?")):
+            return
+        self.desk.close()
+        self.say("")
+
+    # ---------------------------------------------------------------------------------------------------- what it shows
+
+    def _heard(self, kind: str, what: Any) -> None:
+        if kind == "job":
+            self._showJob()
+            if self.desk.busy:
+                self.timer.start()
+            return
+        if kind == "case" and what.case_event is not None:
+            if what.case_event.kind == "explain" and self.desk.explanation.lesions:
+                index = self.desk.explanation.category.index
+                first = int(index) if index else self.desk.explanation.lesions[0].number
+                self.select(first)
+            if what.case_event.kind not in ("select", "save"):
+                self.saveTimer.start()
+        from MedRationaleLib.widgets import later
+
+        if not self._refreshing:  # several changes at once are shown once, and never within the signal that made them
+            self._refreshing = True
+            later(lambda: self.attempt(self._refreshLater))
+
+    def _refreshLater(self) -> None:
+        self._refreshing = False
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring every section to the case as it is."""
+        if self.logic is None or not self.sections:
+            return
+        self._showJob()
+        for section in self.sections:
+            if section is not self.correct or self.desk.view is not None or self.desk.case is None:
+                section.refresh()
+        selection = None if self.desk.case is None else self.desk.case.selection
+        shown = (self.desk.explanation, selection)
+        if shown != self._shown:
+            self._shown = shown
+            self.evidence.show()
+            if selection is not None and self.desk.explanation is not None:
+                self.jumpTo(selection.concept)
+
+    def _showJob(self) -> None:
+        job, ui = self.desk.job, self.ui
+        busy = self.desk.busy
+        ui.cancelButton.setEnabled(busy)
+        ui.explainButton.setEnabled(not busy)
+        ui.progressBar.setVisible(busy)
+        if job is None:
+            ui.stageLabel.setText("")
+            return
+        ui.progressBar.setValue(round(100 * job.share))
+        ui.stageLabel.setText(job.stage if busy else "")
+        if job.state == "failed":
+            self.say(job.message)
+
+    def say(self, text: str) -> None:
+        """A message at the top of the panel; empty takes it away."""
+        self.ui.messageLabel.setText(text)
+        self.ui.messageLabel.setVisible(bool(text))
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """For what is done in Slicer's own process and takes a moment."""
+        self.ui.stageLabel.setText(text)
+        qt.QApplication.setOverrideCursor(qt.QCursor(qt.Qt.WaitCursor))
+        try:
+            yield
+        finally:
+            qt.QApplication.restoreOverrideCursor()
+            self.ui.stageLabel.setText("")
+
+    def scratch(self) -> Path:
+        """A private folder for pictures on their way to the screen."""
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="medrationale-panel-"))
+        return self._scratch
+
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """Do something that a person asked for; what goes wrong is said in the panel, never in a box that blocks."""
+        try:
+            return call()
+        except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
+            self.say(str(error) or type(error).__name__)
+        except Exception as error:
+            self.say(_("Unexpected: {kind}. The Python console shows where.").format(kind=type(error).__name__))
+            # where it happened, without the message: that may quote a patient's data
+            logging.error(
+                "MedRationale: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+            )
+        return None
 
 
 class MedRationaleLogic(ScriptedLoadableModuleLogic):
-    """The road from files to an explanation, without any widget."""
+    """The road without any widget, for the Python console and for scripts; usable with `--no-main-window`.
+
+    logic = slicer.util.getModuleLogic("MedRationale")
+    result = logic.explain(t2wNode, adcNode, hbvNode)     # a Result: explanation, case, segmentation, nodes
+    logic.explainFiles("t2w.nii.gz", "adc.nii.gz", "hbv.nii.gz", "out")
+    logic.explainBatch("folder of studies", "out")
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        from MedRationaleLib.desk import Desk
+
+        self.desk = Desk()
 
     def version(self) -> str:
         from MedRationaleLogic import __version__
 
         return __version__
 
-    def notice(self) -> str:
-        return _(
-            "<b>MedRationale {version}. Research use only.</b> AI-generated and unverified: not for diagnosis, not for "
-            "treatment."
-        ).format(version=self.version())
+    def requirePackages(self) -> None:
+        """Whether what the network needs can be found; nothing is imported.
 
-    def consoleHelp(self) -> str:
-        code = "\n".join(
-            [
-                "logic = slicer.util.getModuleLogic('MedRationale')",
-                "logic.explainFiles('t2w.nii.gz', 'adc.nii.gz', 'hbv.nii.gz', 'out')",
-            ]
-        )
-        return _("To explain a study, type in the Python console:") + f"<pre>{code}</pre>"
+        Raises:
+            RuntimeError: this Slicer is too old, or a package is missing; the message says what to do.
+        """
+        from MedRationaleLib import install
 
-    def explainFiles(self, t2w, adc, hbv, output) -> str:
-        """Explain a study given by its files and write the result into a folder.
+        problem = slicerProblem(runningSlicer())
+        if problem:
+            raise RuntimeError(problem)
+        missing = install.missingNames()
+        if missing:
+            raise RuntimeError(
+                _("Missing: {names}. Install them under 'Model and device > Install packages'.").format(
+                    names=", ".join(missing)
+                )
+            )
 
-        Slicer waits until it is done: seconds, and longer the first time, when PyTorch is loaded.
+    def explain(
+        self, t2w=None, adc=None, hbv=None, *, psa: float | None = None, bundle: str | None = None,
+        device: str = "auto", inProcess: bool = False, confirmed: frozenset[str] = frozenset(),
+    ) -> Any:  # fmt: skip
+        """Explain a study given by volume nodes and show it in the scene. Slicer waits until it is done.
+
+        Args:
+            t2w, adc, hbv: vtkMRMLScalarVolumeNode; at most two may be None.
+            psa: ng/ml.
+            bundle, device, inProcess: see `Desk`.
+            confirmed: keys of `NodeQuestion`s that you answer with yes.
+
+        Returns:
+            a `Result` with `explanation`, `case`, `segmentation`, `nodes`.
+
+        Raises:
+            RuntimeError: this Slicer is too old or a package is missing.
+            NodeError: a node cannot be used, or has to be confirmed (NodeQuestion); the message names it.
+            DeskError: the network failed; the message says why.
+        """
+        from MedRationaleLib.desk import Result
+
+        self.requirePackages()
+        self.desk.configure(bundle=bundle, device=device, inProcess=inProcess)
+        self.desk.open(t2w, adc, hbv, psa=psa, confirmed=confirmed)
+        self.desk.explain()
+        self.desk.wait()
+        self.desk.save()
+        return Result(self.desk.explanation, self.desk.case, self.desk.view.segmentation, self.desk.ownNodes())
+
+    def explainFiles(self, t2w, adc, hbv, output, *, psa: float | None = None, bundle=None, device="auto") -> str:
+        """Explain a study given by its files and write the result into a folder; the scene is not touched.
 
         Args:
             t2w, adc, hbv: for each sequence a file (NIfTI, MHA, NRRD) or a DICOM folder; at most two may be None.
             output: the folder for report.html, explanation.json, masks and evidence maps; made if it is not there.
+            psa: ng/ml.
+            bundle, device: see `Desk`.
 
         Returns:
             The path of the report.
 
         Raises:
-            RuntimeError: this Slicer is too old.
-            ModuleNotFoundError: PyTorch or a package of ours is not installed in this Slicer.
+            RuntimeError: this Slicer is too old or a package is missing.
             StudyError: a file cannot be used; the message names it and what was expected.
         """
         problem = slicerProblem(runningSlicer())
@@ -140,11 +567,46 @@ class MedRationaleLogic(ScriptedLoadableModuleLogic):
         from MedRationaleLogic.imaging.study import read_study
 
         # Read first: a wrong path is told at once, before PyTorch is loaded.
-        study = read_study(t2w=t2w, adc=adc, hbv=hbv)
-        from MedRationaleLogic import explain
+        study = read_study(t2w=t2w, adc=adc, hbv=hbv, psa=psa)
+        self.requirePackages()
         from MedRationaleLogic.export import write_results
 
-        return str(write_results(explain(study), Path(output)))
+        with self._explainer(bundle, device) as explainer:
+            explanation, _reader = explainer.open(study)
+            return str(write_results(explanation, Path(output)))
+
+    def explainBatch(self, source, output, *, bundle=None, device="auto", progress=None) -> Any:
+        """Explain a cohort: a folder of study folders, or a CSV or TSV table with columns among case, study, t2w, adc,
+        hbv, psa. Started again it goes on; a study that fails is listed in failures.csv and stops nothing.
+
+        Args:
+            source, output: see :func:`MedRationaleLogic.batch.run`.
+            bundle, device: see `Desk`.
+            progress: called with (share, text); by default the text is shown in Slicer's status bar.
+
+        Returns:
+            a BatchSummary: what was done, passed over and failed, and the path of summary.csv.
+        """
+        self.requirePackages()
+        from MedRationaleLogic import batch
+
+        def show(share: float, text: str) -> None:
+            slicer.util.showStatusMessage(f"{share:.0%} {text}")
+            slicer.app.processEvents()
+
+        with self._explainer(bundle, device) as explainer:
+            return batch.run(source, output, explainer=explainer, progress=progress or show)
+
+    @contextlib.contextmanager
+    def _explainer(self, bundle: str | None, device: str) -> Iterator[Any]:
+        """A child process of its own, ended afterwards."""
+        from MedRationaleLogic.inference import worker
+
+        explainer = worker.RemoteExplainer(bundle=bundle, device=device)
+        try:
+            yield explainer
+        finally:
+            explainer.close()
 
 
 class MedRationaleTest(ScriptedLoadableModuleTest):

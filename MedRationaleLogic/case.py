@@ -28,7 +28,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,13 +41,26 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from MedRationaleLogic.imaging import measure
-from MedRationaleLogic.imaging.acquisition import AcquisitionHeader, Role, SeriesChoice
-from MedRationaleLogic.imaging.quality import QualityFlag
-from MedRationaleLogic.imaging.study import InputRecord, Study, read_study
+from MedRationaleLogic.imaging.acquisition import Role
+from MedRationaleLogic.imaging.study import Study, read_study
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference.evidence import EvidenceField, EvidenceMaps
 from MedRationaleLogic.inference.explainer import region_on
-from MedRationaleLogic.inference.explanation import NOTICE, Dropped, Explanation, Lesion, Provenance
+from MedRationaleLogic.inference.explanation import NOTICE, Dropped, Explanation, Lesion
+from MedRationaleLogic.inference.storage import (
+    GivenImages,
+    ImageStore,
+    Inline,
+    NiftiFolder,
+    StorageError,
+    explanation_from_json,
+    explanation_to_json,
+    is_input,
+    lesions_from_json,
+    lesions_to_json,
+    study_from_json,
+    study_to_json,
+)
 from MedRationaleLogic.pirads import lexicon
 
 if TYPE_CHECKING:
@@ -72,7 +84,9 @@ __all__ = [
 
 FORMAT: Final = "medrationale-case"
 FORMAT_VERSION: Final = 1
+TEXT_FORMAT: Final = "medrationale-case-text"
 CASE_FILE: Final = "case.json"
+FROM_BACKUP: Final = "restore the folder from a backup"
 
 SAME_REGION_DSC: Final = 0.3
 """From this overlap (Dice) on, a region that the network outlines after a shift is the one it outlined before."""
@@ -268,6 +282,7 @@ class Case:
         self._readers: dict[tuple[str, ...], RegionReader] = {}
         self._sectors: tuple[Volume, Volume] | None = None
         self._saved_head = ""
+        self._opened = {role: v.geometry for role in state.study.roles if (v := state.study.volume(role)) is not None}
 
     @classmethod
     def open(
@@ -337,6 +352,14 @@ class Case:
     def can_redo(self) -> bool:
         """Whether :meth:`redo` would do something."""
         return bool(self._future) and self._sign_off is None
+
+    @property
+    def evidence_at_hand(self) -> bool:
+        """Whether evidence maps can be had without running the network: not after loading, until it has run once."""
+        if self.explanation is None:
+            return False
+        on_demand = isinstance(self.explanation.evidence.fields, _FieldsOnDemand)
+        return not on_demand or _voxels(self.explanation.study) in self._readers
 
     @property
     def unsaved(self) -> bool:
@@ -663,7 +686,7 @@ class Case:
         fresh = target.with_name(f".{target.name}.new-{uuid4().hex[:8]}")
         try:
             fresh.mkdir(parents=True)
-            _write(fresh, self._contents(_Writer(fresh)))
+            _write(fresh, self._contents(NiftiFolder(fresh)))
             _put_in_place(fresh, target)
         except OSError as error:
             raise CaseError(f"{target.name}: the case cannot be written ({error.strerror or error})") from error
@@ -690,10 +713,61 @@ class Case:
         """
         place = Path(folder).absolute()
         data = _read_json(place)
+        said = f"{place.name}/{CASE_FILE}"
+        return cls._restored(
+            data, lambda: NiftiFolder(place, data["images"], said), (said, FROM_BACKUP), explainer, device, progress,
+            cancelled,
+        )  # fmt: skip
+
+    def to_text(self) -> str:
+        """The case as one text, for a place that keeps texts: a scene's text node.
+
+        Everything that :meth:`save` writes but the input images (T2W, ADC, high-b): whoever keeps the text has them,
+        and gives them to :meth:`from_text`. The patient's ID is left out; names, dates and UIDs are as given.
+        """
+        store = Inline(outside=is_input)
+        contents = self._contents(store) | {"format": TEXT_FORMAT}
+        contents["opened"] = {role: place.to_dict() for role, place in self._opened.items()}
+        return _signed(contents)
+
+    @classmethod
+    def from_text(
+        cls, text: str, volumes: Mapping[Role, Volume], explainer: ExplainerLike | None = None, *,
+        device: Device = "auto", progress: Progress | None = None, cancelled: Cancelled | None = None,
+    ) -> Case:  # fmt: skip
+        """The case of a text and of the images that it was made with. The network does not run before it must.
+
+        Args:
+            text: that :meth:`to_text` wrote.
+            volumes: the images of the case, by role; others are ignored. An image counts as the one of the case when
+                its voxels have the recorded SHA-256 and its corners lie within 0.01 mm of where it was opened or of
+                where a reader shifted it to; the recorded place is then used.
+            explainer, device, progress, cancelled: as :meth:`load`.
+
+        Raises:
+            CaseError: no case, a newer format, damaged or changed, an image absent or another one (named).
+        """
+        said, advice = "the case's text", "open an earlier copy of the scene"
+        data = _parsed(text, said, TEXT_FORMAT, "choose a text that a case wrote", advice)
+
+        def opened() -> Inline:
+            return Inline(data["images"], said, given=GivenImages(volumes, data["opened"], data["images"]))
+
+        case = cls._restored(data, opened, (said, advice), explainer, device, progress, cancelled)
+        case._opened = {role: Geometry.from_dict(place) for role, place in data["opened"].items()}
+        return case
+
+    @classmethod
+    def _restored(
+        cls, data: Json, open_store: Callable[[], ImageStore], words: tuple[str, str],
+        explainer: ExplainerLike | None, device: Device, progress: Progress | None, cancelled: Cancelled | None,
+    ) -> Case:  # fmt: skip
+        """A case out of what :meth:`_contents` made; ``words`` for errors: what it is called, what to do."""
+        said, advice = words
         try:
-            reader = _Reader(place, data["images"])
-            current = reader.state(data["current"])
-            original = reader.state(data["original"]).explanation if data["original"] is not None else None
+            store = open_store()
+            current = _state_from_json(data["current"], store)
+            original = None if data["original"] is None else _state_from_json(data["original"], store).explanation
             bundle = _bundle_name(original)
             case = cls(current, explainer, bundle=bundle, device=device, progress=progress, cancelled=cancelled)
             case._original = original
@@ -703,13 +777,14 @@ class Case:
             case._next_number = int(data["next_number"])
         except CaseError:
             raise
+        except StorageError as error:
+            raise CaseError(str(error)) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CaseError(
-                f"{place.name}/{CASE_FILE}: an entry is missing or malformed ({type(error).__name__}: {error}); "
-                "restore the folder from a backup"
+                f"{said}: an entry is missing or malformed ({type(error).__name__}: {error}); {advice}"
             ) from error
         if not case.verify_log():
-            raise CaseError(f"{place.name}/{CASE_FILE}: the audit log was changed; restore the folder from a backup")
+            raise CaseError(f"{said}: the audit log was changed; {advice}")
         case._state = replace(current, explanation=case._with_evidence(current.explanation))
         case._original = (
             case._state.explanation if data["original"] == data["current"] else case._with_evidence(original)
@@ -717,16 +792,16 @@ class Case:
         case._saved_head = case._head
         return case
 
-    def _contents(self, writer: _Writer) -> Json:
+    def _contents(self, store: ImageStore) -> Json:
         original = None if self._original is None else _State(self._original.study, self._original)
-        current = writer.state(self._state, "")
+        current = _state_to_json(self._state, store, "")
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "notice": NOTICE,
             "current": current,
-            "original": None if original is None else writer.state(original, "original/"),
-            "images": writer.records,
+            "original": None if original is None else _state_to_json(original, store, "original/"),
+            "images": store.records,
             "selection": asdict(self._selection),
             "next_number": self._next_number,
             "log": [asdict(entry) for entry in self._log],
@@ -1105,163 +1180,57 @@ def _changes(before: Json, after: Json) -> tuple[Json, Json]:
 
 #: What a case writes into its folder, and nothing else is read from there.
 _OWN: Final = (CASE_FILE, "images", "zones.nii.gz", "lesion_probability.nii.gz", "regions", "removed", "original")
-_IMAGE: Final = re.compile(
-    r"(original/)?(images/(t2w|adc|hbv)|zones|lesion_probability|(regions|removed)/[0-9]+)\.nii\.gz"
-)
-_TUPLES: Final = ("pixel_spacing_mm", "fov_mm", "b_values", "acquisition_matrix")
 
 
-class _Writer:
-    """Writes a case's images, each once, and notes what NIfTI cannot hold: exact geometry, type, name, SHA-256."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.records: Json = {}
-        self._written: dict[tuple[str, str], str] = {}
-
-    def volume(self, volume: Volume, path: str) -> str:
-        """The path of a volume in the folder: ``path``, or where the same one was written before."""
-        key = (volume.sha256, volume.name)
-        if key in self._written:
-            return self._written[key]
-        import SimpleITK as sitk
-
-        file = self.folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        native = volume.array.astype(volume.array.dtype.newbyteorder("="), copy=False)
-        try:
-            sitk.WriteImage(volume.with_array(native).to_sitk(), str(file), True)
-        except RuntimeError as error:
-            raise OSError(f"{path} cannot be written; is the disk full?") from error
-        self.records[path] = {
-            "geometry": volume.geometry.to_dict(),
-            "dtype": volume.array.dtype.str,
-            "name": volume.name,
-            "sha256": volume.sha256,
-        }
-        self._written[key] = path
-        return path
-
-    def state(self, state: _State, prefix: str) -> Json:
-        """A state as plain values; its images go under ``prefix``."""
-        return {
-            "study": self._study(state.study, prefix),
-            "explanation": None if state.explanation is None else self._explanation(state.explanation, prefix),
-            "removed": self._lesions(state.removed, f"{prefix}removed"),
-        }
-
-    def _study(self, study: Study, prefix: str) -> Json:
-        volumes = {role: study.volume(role) for role in study.roles}
-        return {
-            "name": study.name,
-            "volumes": {r: self.volume(v, f"{prefix}images/{r}.nii.gz") for r, v in volumes.items() if v is not None},
-            "headers": {key: asdict(header) for key, header in study.headers.items()},
-            "choices": [asdict(choice) for choice in study.choices],
-            "notes": list(study.notes),
-            "study_uid": study.study_uid,
-            "study_date": study.study_date,
-            "psa": study.psa,
-            "orthogonal_t2w": list(study.orthogonal_t2w),
-            "dce_frames": study.dce_frames,
-            "inputs": [asdict(record) for record in study.inputs],
-        }
-
-    def _explanation(self, explanation: Explanation, prefix: str) -> Json:
-        data = explanation.to_dict()
-        data["lesions"] = self._lesions(explanation.lesions, f"{prefix}regions")
-        data["images"] = {
-            "zones": self.volume(explanation.zones, f"{prefix}zones.nii.gz"),
-            "lesion_probability": self.volume(explanation.lesion_probability, f"{prefix}lesion_probability.nii.gz"),
-        }
-        return data
-
-    def _lesions(self, lesions: Iterable[Lesion], folder: str) -> list[Json]:
-        return [x.to_dict() | {"mask": self.volume(x.mask, f"{folder}/{x.number}.nii.gz")} for x in lesions]
+def _state_to_json(state: _State, store: ImageStore, prefix: str) -> Json:
+    """A state as plain values; its images go to ``store`` under ``prefix``."""
+    explanation = state.explanation
+    return {
+        "study": study_to_json(state.study, store, prefix),
+        "explanation": None if explanation is None else explanation_to_json(explanation, store, prefix),
+        "removed": lesions_to_json(state.removed, store, f"{prefix}removed"),
+    }
 
 
-class _Reader:
-    """The inverse of :class:`_Writer`; every image is checked against its SHA-256 and read once."""
-
-    def __init__(self, folder: Path, records: Mapping[str, Json]) -> None:
-        self.folder, self.records = folder, records
-        self._read: dict[str, Volume] = {}
-
-    def volume(self, path: str) -> Volume:
-        """A volume of the case, exactly as it was saved.
-
-        Raises:
-            CaseError: not a name that a case uses, missing, unreadable, or changed.
-        """
-        if path not in self._read:
-            if not _IMAGE.fullmatch(path):  # a path out of a file: it must not lead out of the folder
-                raise CaseError(f"{self.folder.name}/{CASE_FILE} names {path!r}, which is no image of a case")
-            self._read[path] = self._load(path, self.records[path])
-        return self._read[path]
-
-    def _load(self, path: str, record: Json) -> Volume:
-        import SimpleITK as sitk
-
-        file, said = self.folder / path, f"{self.folder.name}/{path}"
-        if not file.is_file():
-            raise CaseError(f"{said} is missing; restore the folder from a backup")
-        try:
-            array = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-        except RuntimeError as error:
-            raise CaseError(f"{said} cannot be read as NIfTI; restore the folder from a backup") from error
-        geometry = Geometry.from_dict(record["geometry"])
-        if array.shape == geometry.shape:
-            volume = Volume(array.astype(np.dtype(record["dtype"]), copy=False), geometry, record["name"])
-            if volume.sha256 == record["sha256"]:
-                return volume
-        raise CaseError(f"{said} is damaged or was changed since it was saved; restore the folder from a backup")
-
-    def state(self, data: Json) -> _State:
-        """A state; its evidence has no fields yet."""
-        study = self._study(data["study"])
-        explanation = None if data["explanation"] is None else self._explanation(data["explanation"], study)
-        return _State(study, explanation, self._lesions(data["removed"]))
-
-    def _study(self, data: Json) -> Study:
-        volumes = {role: self.volume(path) for role, path in data["volumes"].items()}
-        headers = {key: _header(header) for key, header in data["headers"].items()}
-        return Study(
-            name=data["name"], t2w=volumes.get("t2w"), adc=volumes.get("adc"), hbv=volumes.get("hbv"), headers=headers,
-            choices=tuple(SeriesChoice(**{**c, "alternatives": tuple(c["alternatives"])}) for c in data["choices"]),
-            notes=tuple(data["notes"]), study_uid=data["study_uid"], study_date=data["study_date"], psa=data["psa"],
-            orthogonal_t2w=tuple(data["orthogonal_t2w"]), dce_frames=data["dce_frames"],
-            inputs=tuple(InputRecord(**record) for record in data["inputs"]),
-        )  # fmt: skip
-
-    def _explanation(self, data: Json, study: Study) -> Explanation:
-        gland = data["gland"]
-        return Explanation(
-            study=study,
-            zones=self.volume(data["images"]["zones"]),
-            lesion_probability=self.volume(data["images"]["lesion_probability"]),
-            lesions=self._lesions(data["lesions"]),
-            dropped=tuple(Dropped(**{**d, "center": tuple(d["center"])}) for d in data["dropped"]),
-            evidence=EvidenceMaps({}, study.frame.geometry, data["evidence"]["threshold"]),
-            gland=None if gland is None else measure.GlandSize.from_dict(gland),
-            quality=tuple(QualityFlag.from_dict(flag) for flag in data["quality"]),
-            flags=tuple(data["flags"]),
-            provenance=Provenance.from_dict(data["provenance"]),
-        )
-
-    def _lesions(self, data: Iterable[Json]) -> tuple[Lesion, ...]:
-        return tuple(Lesion.from_dict(one, self.volume(one["mask"])) for one in data)
+def _state_from_json(data: Json, store: ImageStore) -> _State:
+    """A state; its evidence has no fields yet."""
+    study = study_from_json(data["study"], store)
+    explanation = None if data["explanation"] is None else explanation_from_json(data["explanation"], store, study)
+    return _State(study, explanation, lesions_from_json(data["removed"], store))
 
 
-def _header(data: Json) -> AcquisitionHeader:
-    tuples: Json = {name: tuple(data[name]) for name in _TUPLES if data[name] is not None}
-    return AcquisitionHeader(**{**data, **tuples})
+def _signed(contents: Json) -> str:
+    """Contents as JSON text with their own checksum."""
+    try:
+        return json.dumps(contents | {"sha256": _sha256(contents)}, indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise CaseError(f"the case cannot be written as JSON: some number is not finite ({error})") from error
 
 
 def _write(folder: Path, contents: Json) -> None:
+    (folder / CASE_FILE).write_text(_signed(contents), encoding="utf-8")
+
+
+def _parsed(text: str | bytes, said: str, expected: str, foreign: str, damaged: str) -> Json:
+    """JSON text that a case wrote, checked as a whole.
+
+    Raises:
+        CaseError: unreadable, foreign, newer, or changed.
+    """
     try:
-        text = json.dumps(contents | {"sha256": _sha256(contents)}, indent=1, allow_nan=False)
-    except ValueError as error:
-        raise CaseError(f"the case cannot be written as JSON: some number is not finite ({error})") from error
-    (folder / CASE_FILE).write_text(text + "\n", encoding="utf-8")
+        data = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CaseError(f"{said} cannot be read as JSON; {damaged}") from error
+    if not isinstance(data, dict) or data.get("format") != expected:
+        raise CaseError(f"{said} is not of MedRationale; {foreign}")
+    if data.get("format_version") != FORMAT_VERSION:
+        raise CaseError(
+            f"{said} has format version {data.get('format_version')}, this MedRationale reads {FORMAT_VERSION}; "
+            "update MedRationale"
+        )
+    if data.pop("sha256", None) != _sha256(data):
+        raise CaseError(f"{said} is damaged or was changed since it was saved; {damaged}")
+    return data
 
 
 def _read_json(folder: Path) -> Json:
@@ -1274,19 +1243,12 @@ def _read_json(folder: Path) -> Json:
     if not file.is_file():
         raise CaseError(f"{folder.name} is not a case: it has no {CASE_FILE}; choose a folder that 'save' wrote")
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CaseError(f"{said} cannot be read as JSON; restore the folder from a backup") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CaseError(f"{said} is not of MedRationale; choose a folder that 'save' wrote")
-    if data.get("format_version") != FORMAT_VERSION:
+        text = file.read_bytes()
+    except OSError as error:
         raise CaseError(
-            f"{said} has format version {data.get('format_version')}, this MedRationale reads {FORMAT_VERSION}; "
-            "update MedRationale"
-        )
-    if data.pop("sha256", None) != _sha256(data):
-        raise CaseError(f"{said} is damaged or was changed since it was saved; restore the folder from a backup")
-    return data
+            f"{said} cannot be read ({error.strerror or error}); restore the folder from a backup"
+        ) from error
+    return _parsed(text, said, FORMAT, "choose a folder that 'save' wrote", FROM_BACKUP)
 
 
 def _check_target(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``medrationale explain``, ``sample``, ``demo``, ``bundle`` and ``info`` (docs/cli.md).
+"""The command line: ``medrationale explain``, ``batch``, ``sample``, ``demo``, ``bundle``, ``info`` (docs/cli.md).
 
 Results go to standard output, progress and errors to standard error. Whatever goes wrong ends in one clear line and an
 exit code of :class:`ExitCode`. Heavy packages are imported by the command that needs them: ``--help`` answers at once.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from MedRationaleLogic import __version__
+from MedRationaleLogic.commands.batch import batch
 from MedRationaleLogic.commands.curate import agreement, curate, sheet
 from MedRationaleLogic.commands.evaluate import evaluate
 from MedRationaleLogic.commands.simulate import simulate
@@ -798,10 +799,10 @@ def _device_facts() -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Commands with a file of their own: what a researcher needs beside a reader's commands
+# Commands with a file of their own: a cohort, and what a researcher needs
 
 
-for _command in (simulate, evaluate, curate, sheet, agreement):
+for _command in (batch, simulate, evaluate, curate, sheet, agreement):
     app.command()(_command)
 app.command(context_settings=TRAIN_SETTINGS)(train)
 

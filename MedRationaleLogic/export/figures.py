@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from MedRationaleLogic.export.palette import evidence_colour, evidence_table
 from MedRationaleLogic.imaging.acquisition import Role
 from MedRationaleLogic.imaging.measure import TZ, Diameter, slice_plane
 from MedRationaleLogic.imaging.volume import Geometry, Volume
@@ -29,7 +30,6 @@ EMPTY_FIELD_MM = 90.0
 """What is shown around the middle of the field of view when there is neither a gland nor a region."""
 ADC_WINDOW = (0.0, 2200.0)
 """1e-6 mm2/s; the same in every picture, so that two ADC maps can be compared by eye."""
-EVIDENCE_COLOURS = "plasma"
 EVIDENCE_OPACITY = 0.55
 PIXELS = 330
 """Width of a picture."""
@@ -218,7 +218,7 @@ def draw(
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    low, high = _grey(role, image)
+    low, high = grey_window(role, image)
     axes.imshow(image, cmap="gray", vmin=low, vmax=high, aspect="auto", interpolation="bilinear")
     if evidence is not None:
         values = evidence_slice(explanation, part, role, evidence)
@@ -254,19 +254,15 @@ def evidence_slice(explanation: Explanation, part: Window, role: Role, concept: 
 
 def legend_stops(threshold: float, count: int = 11) -> list[tuple[float, str, float]]:
     """The colour scale of the evidence: (value, "#rrggbb", opacity) from 0 to 1, opacity 0 below the threshold."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    scale = colormaps[EVIDENCE_COLOURS]
     values = sorted({*(i / (count - 1) for i in range(count)), threshold})
-    return [(v, to_hex(scale(v)), EVIDENCE_OPACITY if v >= threshold else 0.0) for v in values]
+    return [(v, evidence_colour(v), EVIDENCE_OPACITY if v >= threshold else 0.0) for v in values]
 
 
 _PREFIX: dict[str, str] = {"t2w": "t2.", "adc": "adc.", "hbv": "hbv."}
 
 
-def _grey(role: Role, image: NDArray[np.float32]) -> tuple[float, float]:
-    """Black and white of a picture."""
+def grey_window(role: Role, image: NDArray[np.float32]) -> tuple[float, float]:
+    """(black, white) of a picture of a sequence; NaN is left out."""
     if role == "adc":
         return ADC_WINDOW
     finite = image[np.isfinite(image)]
@@ -279,11 +275,10 @@ def _grey(role: Role, image: NDArray[np.float32]) -> tuple[float, float]:
 
 def _overlay(values: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
     """RGBA (rows, columns, 4) of evidence, transparent below the threshold."""
-    from matplotlib import colormaps
-
-    rgba = np.asarray(colormaps[EVIDENCE_COLOURS](values), dtype=float)
-    rgba[..., 3] = np.where(values >= threshold, EVIDENCE_OPACITY, 0.0)
-    return rgba
+    table = np.asarray(evidence_table())
+    index = np.rint(np.clip(values, 0.0, 1.0) * (len(table) - 1)).astype(int)
+    opacity = np.where(values >= threshold, EVIDENCE_OPACITY, 0.0)
+    return np.concatenate([table[index], opacity[..., None]], axis=-1)
 
 
 def _contour(axes: Any, mask: NDArray[Any], colour: str, width: float, style: str) -> None:

@@ -83,8 +83,8 @@ def stem(path: Path) -> str:
 
 def parse_name(path: Path) -> NamedFile | None:
     """What a file name says, or None when it is no image of a known role (label maps included)."""
-    words = [w for w in re.split(r"[^a-z0-9]+", stem(path).lower()) if w]
-    if not words or any(_NOT_AN_IMAGE.fullmatch(w) for w in words):
+    words = _words(stem(path))
+    if not words or names_a_result(stem(path)):
         return None
     if words[-1] in _CHANNELS:
         return NamedFile(path, (str(path.parent), *words[:-1]), _CHANNELS[words[-1]])
@@ -103,6 +103,15 @@ def parse_name(path: Path) -> NamedFile | None:
     if words[-1] in _PLANE_WORDS:  # PI-CAI: <patient>_<study>_sag.mha
         return NamedFile(path, (str(path.parent), *words[:-1]), None, plane=plane)
     return None
+
+
+def _words(name: str) -> list[str]:
+    return [w for w in re.split(r"[^a-z0-9]+", name.lower()) if w]
+
+
+def names_a_result(name: str) -> bool:
+    """Whether a name speaks of a label map or a result rather than an image."""
+    return any(_NOT_AN_IMAGE.fullmatch(w) for w in _words(name))
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ def choose(files: Iterable[Path], name: str) -> FileChoice | None:
         usable = [f for f in group if f.b_value is None or f.b_value >= LOWEST_USABLE_HIGH_B]
         if not usable:
             continue
-        best, *others = sorted(usable, key=_rank)
+        best, *others = sorted(usable, key=rank)
         others += sorted((f for f in group if f not in usable), key=lambda f: -(f.b_value or 0))
         chosen[role] = best
         choices.append(SeriesChoice(role, best.label, _reason(best, role), tuple(f.label for f in others)))
@@ -157,7 +166,8 @@ def _cases(by_role: dict[Role, list[NamedFile]]) -> int:
     return max(prefixes, len({n for n in numbers if n}))
 
 
-def _rank(file: NamedFile) -> tuple[Any, ...]:
+def rank(file: NamedFile) -> tuple[Any, ...]:
+    """What to sort the images of one role by, the one to take first."""
     # A name without b-value ("hbv", "dwi") is a data set's own choice of high-b; a b-value of at least 1400 comes next.
     b_value = file.b_value
     bucket = 0 if b_value is None else (1 if b_value >= HIGH_B else 2)
@@ -216,7 +226,7 @@ def read_image(path: Path, role: Role) -> tuple[Volume, float | None, tuple[floa
             f"{path.name}: {image.GetNumberOfComponentsPerPixel()} components per voxel (colour or vectors); a plain "
             "greyscale MRI is needed"
         )
-    image = _slices_first(image, path, role, notes)
+    image = slices_first(image, path.name, role, notes)
     if image.GetPixelID() in (sitk.sitkFloat64, sitk.sitkInt64, sitk.sitkUInt64):
         image = sitk.Cast(image, sitk.sitkFloat32)
     try:
@@ -379,8 +389,12 @@ def _bval(path: Path) -> tuple[float, ...]:
         raise StudyError(f"{sidecar.name}: not a list of numbers; expected one b-value (s/mm2) per volume") from error
 
 
-def _slices_first(image: sitk.Image, path: Path, role: Role, notes: list[str]) -> sitk.Image:
-    """Puts the axis nearest to head-foot last in ITK's order (first in the array's), without resampling."""
+def slices_first(image: sitk.Image, name: str, role: Role, notes: list[str]) -> sitk.Image:
+    """Puts the axis nearest to head-foot last in ITK's order (first in the array's), without resampling.
+
+    Raises:
+        StudyError: the slices are sagittal or coronal.
+    """
     import SimpleITK as sitk
 
     direction = np.asarray(image.GetDirection(), dtype=float).reshape(3, 3)
@@ -391,11 +405,11 @@ def _slices_first(image: sitk.Image, path: Path, role: Role, notes: list[str]) -
     if slices_lie is not None and slices_lie != head_foot:
         x, y, z = (float(v) for v in direction[:, slices_lie])
         plane = plane_of((x, y, z))
-        raise StudyError(f"{path.name}: a {plane} series; {ROLE_NAMES[role]} must be axial")
+        raise StudyError(f"{name}: a {plane} series; {ROLE_NAMES[role]} must be axial")
     if head_foot == 2:
         return image
     order = [axis for axis in range(3) if axis != head_foot] + [head_foot]
-    notes.append(f"{path.name}: axes put in slice order (no resampling)")
+    notes.append(f"{name}: axes put in slice order (no resampling)")
     return sitk.PermuteAxes(image, order)
 
 

@@ -7,7 +7,7 @@ kept with it; what is not tolerable is a :class:`StudyError` that names the file
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ __all__ = [
     "adc_in_standard_units",
     "check_geometry",
     "read_study",
+    "study_from_volumes",
 ]
 
 MAX_BAD_SHARE = 0.01
@@ -241,6 +242,73 @@ def read_study(
         raise StudyError("a series can be chosen only from a DICOM study folder; give the folder")
     for role, source in given.items():
         _read_given(source, role, parts)
+    source = Path(path) if path is not None else next(iter(given.values()))
+    title = name or (image_files.stem(source) if source.is_file() else source.resolve().name)
+    return _checked_study(title, parts, psa)
+
+
+def study_from_volumes(
+    name: str,
+    volumes: Mapping[Role, Volume],
+    *,
+    headers: Mapping[str, AcquisitionHeader] | None = None,
+    choices: Iterable[SeriesChoice] = (),
+    notes: Iterable[str] = (),
+    psa: float | None = None,
+    patient_id: str | None = None,
+    study_uid: str | None = None,
+    study_date: str | None = None,
+) -> Study:
+    """A study of volumes that somebody else has read, through the same checks and cleaning as files.
+
+    Args:
+        name: what to call the study.
+        volumes: by role, any stored unit, grid and order of axes; named as a person knows them.
+        headers: acquisition facts, by role and ``dce``; where one is missing, only the orientation is known.
+        choices: why each volume was taken; "given by role" where nothing is said.
+        notes: what the reader should know already.
+        psa: ng/ml.
+        patient_id, study_uid, study_date: from DICOM, where known.
+
+    Returns:
+        The study, its geometry checked. ADC is float32 in 1e-6 mm2/s whatever the stored unit.
+
+    Raises:
+        StudyError: no volume, or one that is 2D, not axial, not an MRI, empty, or in another place than the others.
+    """
+    if not any(role in volumes for role in ROLES):
+        raise StudyError(f"{name}: a study needs at least one of T2W, ADC and high-b")
+    psa = _checked_psa(psa)
+    said = {choice.role: choice for choice in choices}
+    parts = _Parts(notes=list(notes), headers=dict(headers or {}))
+    parts.identity = {"patient_id": patient_id, "study_uid": study_uid, "study_date": study_date}
+    for role in ROLES:
+        if role not in volumes:
+            continue
+        volume = _in_slice_order(volumes[role], role, parts.notes)
+        parts.volumes[role] = volume
+        parts.choices[role] = said.get(role, SeriesChoice(role, volume.name, "given by role"))
+        if role not in parts.headers:
+            parts.headers[role] = AcquisitionHeader(role=role, orientation=_plane(volume))
+    dynamic = parts.headers.get("dce")
+    parts.dce_frames = dynamic.dce_frames if dynamic is not None else None
+    return _checked_study(name, parts, psa)
+
+
+def _in_slice_order(volume: Volume, role: Role, notes: list[str]) -> Volume:
+    """A volume as :func:`~MedRationaleLogic.imaging.files.read_image` would give it."""
+    name = volume.name or ROLE_NAMES[role]
+    if 1 in volume.array.shape:
+        raise StudyError(f"{name}: a 2D image is not a volume; give the whole series")
+    if volume.array.dtype in (np.float64, np.int64, np.uint64):
+        volume = volume.with_array(volume.array.astype(np.float32))
+    image = volume.to_sitk()
+    ordered = image_files.slices_first(image, name, role, notes)
+    return volume if ordered is image else Volume.from_sitk(ordered, volume.name, volume.metadata)
+
+
+def _checked_study(name: str, parts: _Parts, psa: float | None) -> Study:
+    """What was collected, cleaned, in the standard unit, and held against each other."""
     for role, volume in parts.volumes.items():
         parts.volumes[role] = _clean(volume, role, parts.notes)
     if (found := parts.volumes.get("adc")) is not None:
@@ -249,10 +317,8 @@ def read_study(
         if note:
             parts.notes.append(note)
     _note_high_b(parts)
-    source = Path(path) if path is not None else next(iter(given.values()))
-    title = name or (image_files.stem(source) if source.is_file() else source.resolve().name)
     study = Study(
-        name=title,
+        name=name,
         t2w=parts.volumes.get("t2w"),
         adc=parts.volumes.get("adc"),
         hbv=parts.volumes.get("hbv"),
@@ -380,8 +446,7 @@ def _take_file(file: image_files.NamedFile, choice: SeriesChoice, others: tuple[
     parts.volumes[role] = volume
     parts.choices[role] = choice
     parts.notes.extend(notes)
-    x, y, z = (float(v) for v in np.asarray(volume.geometry.direction).reshape(3, 3)[:, 2])
-    header = AcquisitionHeader(role=role, orientation=plane_of((x, y, z)))
+    header = AcquisitionHeader(role=role, orientation=_plane(volume))
     if role == "hbv":
         header = replace(
             header,
@@ -391,6 +456,11 @@ def _take_file(file: image_files.NamedFile, choice: SeriesChoice, others: tuple[
         if b_value is not None:
             parts.choices[role] = replace(choice, label=f"{file.path.name}, b{b_value:.0f}")
     parts.headers[role] = header
+
+
+def _plane(volume: Volume) -> str:
+    x, y, z = (float(v) for v in np.asarray(volume.geometry.direction).reshape(3, 3)[:, 2])
+    return plane_of((x, y, z))
 
 
 def _read_given(source: Path, role: Role, parts: _Parts) -> None:

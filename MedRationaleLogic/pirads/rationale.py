@@ -180,6 +180,21 @@ class ZonePath:
     dwi_reachable: frozenset[Score]
     category_reachable: frozenset[Score]
 
+    def branches(self) -> tuple[tuple[RationaleStep, tuple[RationaleStep, ...]], ...]:
+        """The steps as a reader walks them down from the category: each step that leads to it, with those below.
+
+        The zone's dominant sequence comes first (PZ: DWI, TZ: T2W), then the other one, DCE, size and extension.
+        """
+        order = ("dwi.score", "t2w.score") if self.zone == "PZ" else ("t2w.score", "dwi.score")
+        below = {"t2w.score": ("t2.",), "dwi.score": ("adc.", "hbv.")}
+        return tuple(
+            (
+                self.step(name),
+                tuple(s for s in self.steps if s.id.startswith(below.get(name, ())) and "score" not in s.id),
+            )
+            for name in ("zone", *order, "dce", "size", "epe")
+        )
+
     def step(self, step_id: str) -> RationaleStep:
         """The step of this id.
 
@@ -337,6 +352,25 @@ class Rationale:
             raise ValueError(f"no step {step_id!r}; the steps are {', '.join(_step_ids(self.findings))}")
         kept = tuple(o for o in self.overrides if o.step != step_id)
         return self if kept == self.overrides else _assemble(self.findings, kept)
+
+    def answers(self, step_id: str) -> tuple[Answer, ...]:
+        """The answers that a reader can give to a step, in their own order; empty for ``size`` (any number of
+        millimetres), for the category (computed), and for a sequence that is not available.
+
+        Raises:
+            ValueError: no such step.
+        """
+        if step_id not in _step_ids(self.findings):
+            raise ValueError(f"no step {step_id!r}; the steps are {', '.join(_step_ids(self.findings))}")
+        if step_id in ("size", "category"):
+            return ()
+        scores: tuple[Answer, ...] = (1, 2, 3, 4, 5, "X")
+        asked = scores if step_id in ("t2w.score", "dwi.score") else _allowed(step_id)
+        try:
+            _check_override(self.findings, step_id, asked[0])
+        except ValueError:
+            return ()
+        return asked
 
     def original(self) -> Rationale:
         """The rationale before any reader spoke."""
@@ -703,13 +737,19 @@ def _check_override(findings: Findings, step_id: str, answer: Answer) -> Answer:
     if attribute is not None and attribute.sequence not in findings.available:
         name = SEQUENCE_NAMES[attribute.sequence]
         raise ValueError(f"{step_id}: {name} is not available in this study, so nothing can be read from it")
-    fixed: dict[str, tuple[str, ...]] = {"zone": get_args(Zone), "epe": EPE_ANSWERS, "dce": get_args(Dce)}
-    allowed = fixed.get(step_id) if attribute is None else attribute.value_ids
-    if allowed is None:
+    allowed = _allowed(step_id)
+    if not allowed:
         raise ValueError(f"no step {step_id!r}; the steps are {', '.join(_step_ids(findings))}")
     if answer not in allowed:
         raise ValueError(f"{step_id}: the answer must be one of {', '.join(allowed)}, got {answer!r}")
     return answer
+
+
+def _allowed(step_id: str) -> tuple[str, ...]:
+    """The words that answer a step; empty where no word does."""
+    fixed: dict[str, tuple[str, ...]] = {"zone": get_args(Zone), "epe": EPE_ANSWERS, "dce": get_args(Dce)}
+    attribute = next((a for a in load().attributes if a.id == step_id), None)
+    return fixed.get(step_id, ()) if attribute is None else attribute.value_ids
 
 
 def _check_score_override(findings: Findings, step_id: str, answer: Answer) -> Answer:

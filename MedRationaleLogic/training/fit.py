@@ -298,8 +298,7 @@ def fit(settings: Settings) -> Result:
     _run(trainer, task, data, last)
     if trainer.global_rank:
         raise SystemExit(0)  # the first process alone makes the bundle
-    best = next((c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)), None)  # type: ignore[attr-defined]
-    assert best is not None
+    best = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint) and c.monitor)  # type: ignore[attr-defined]
     chosen = Path(best.best_model_path) if best.best_model_path else last
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
     made = _bundle(settings, spec, chosen, validating, init, record | {"score": score})
@@ -433,8 +432,10 @@ def _trainer(settings: Settings, validating: Dataset[Item]) -> L.Trainer:
         precision = "bf16-mixed" if fast else "32-true"
     folder = settings.output
     callbacks: list[Callback] = [
-        ModelCheckpoint(folder, filename="best", monitor=SCORE, mode="max", save_last=True,
-                        enable_version_counter=False, save_on_train_epoch_end=False),
+        ModelCheckpoint(folder, filename="best", monitor=SCORE, mode="max", enable_version_counter=False,
+                        save_on_train_epoch_end=False),
+        # one of its own: with ``save_last`` Lightning writes the last epoch only where it is the best, too
+        ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=False),
         EMAWeightAveraging(decay=0.99, update_starting_at_step=1),
         Pictures(validating, folder / "figures"), Told(),
     ]  # fmt: skip

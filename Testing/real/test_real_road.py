@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from MedRationaleLogic.export import write_results
-from MedRationaleLogic.imaging.study import read_study
+from MedRationaleLogic.imaging.study import Study, read_study
 from MedRationaleLogic.inference.explainer import Explainer
+from MedRationaleLogic.inference.explanation import Explanation
 
+# the two copies of one patient come last: they are compared after both were explained
 CASES = (
     "bpmri/PICAI-10021_1000021",
     "bpmri/PICAI-10574_1000586",
-    "bpmri/ProstateX-0001",
     "bpmri/ProstateX-0218",
     "adc_dwi_only/PICAI-10032_1000032",
     "adc_dwi_only/PICAI-10270_1000274",
+    "bpmri/ProstateX-0001",
     "dicom/ProstateX-0001",
 )
 
 
 @pytest.fixture(scope="module")
-def explainer() -> Explainer:
-    """The shipped bundle on the CPU."""
-    return Explainer(device="cpu")
+def explained(real_data: Path) -> Callable[[str], tuple[Study, Explanation]]:
+    """A case by the shipped bundle on the CPU; the last two are kept."""
+    explainer = Explainer(device="cpu")
+
+    @lru_cache(2)
+    def of(case: str) -> tuple[Study, Explanation]:
+        study = read_study(real_data / case)
+        return study, explainer.explain(study)
+
+    return of
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_real_study_is_explained_and_written(
-    case: str, real_data: Path, explainer: Explainer, tmp_path: Path
+    case: str, explained: Callable[[str], tuple[Study, Explanation]], tmp_path: Path
 ) -> None:
-    study = read_study(real_data / case)
-    explanation = explainer.explain(study)
+    study, explanation = explained(case)
     frame = study.frame.geometry
 
     assert explanation.zones.geometry == frame
@@ -61,10 +71,11 @@ def test_a_real_study_is_explained_and_written(
     assert "Research use only" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_dicom_and_nifti_of_one_diffusion_study_give_the_same_evidence(real_data: Path, explainer: Explainer) -> None:
+def test_dicom_and_nifti_of_one_diffusion_study_give_the_same_evidence(
+    explained: Callable[[str], tuple[Study, Explanation]],
+) -> None:
     """The T2W of the two copies are different acquisitions; ADC and high-b are the same, and read without the T2W."""
-    nifti = explainer.explain(read_study(real_data / "bpmri" / "ProstateX-0001"))
-    dicom = explainer.explain(read_study(real_data / "dicom" / "ProstateX-0001"))
+    (_, nifti), (_, dicom) = explained("bpmri/ProstateX-0001"), explained("dicom/ProstateX-0001")
     for name in ("adc.marked", "hbv.marked"):
         first, second = nifti.evidence.native(name), dicom.evidence.native(name)
         assert first.geometry.almost_equal(second.geometry, 1e-2)

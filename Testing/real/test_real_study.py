@@ -64,9 +64,9 @@ def test_several_cases_at_once_are_refused(real_data: Path):
 
 
 def test_the_raw_dicom_study(real_data: Path):
-    start = time.perf_counter()
+    start = time.process_time()  # the processor's time: how busy the machine is must not decide
     study = read_study(real_data / "dicom" / "ProstateX-0001")
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     labels = {c.role: c.label for c in study.choices}
     assert labels["t2w"] == "series 10 (t2_tse_tra)"
     assert labels["adc"] == "series 8 (ep2d_diff_tra_DYNDIST_MIX_ADC)"

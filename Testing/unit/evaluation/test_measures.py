@@ -15,6 +15,7 @@ from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training.data import SimulatedSet
+from Testing.unit.training import coarse_grids
 
 SEED = 3
 
@@ -82,8 +83,7 @@ def test_a_mask_keeps_its_place_on_the_diffusion_grid() -> None:
     torch.testing.assert_close(middle(mask, FINE, (0, 0, 0)), middle(moved, DIFFUSION, (3, 0, -6)), atol=0.8, rtol=0)
 
 
-@pytest.fixture(scope="module")
-def net() -> RationaleNet:
+def tiny_network() -> RationaleNet:
     spec = spec_from_lexicon(
         t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4
     )
@@ -93,8 +93,13 @@ def net() -> RationaleNet:
     return made
 
 
-def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(net: RationaleNet, tmp_path: Path) -> None:
+def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("picai_eval")
+    coarse_grids.exchange(monkeypatch)
+    monkeypatch.setattr(summary, "DRAWS", 20)  # of three studies: more draws only repeat themselves
+    net = tiny_network()
     items = SimulatedSet(sample_bank(), net.spec, SEED, 3, first=4)
     unseen = SimulatedSet(sample_bank(), net.spec, SEED, 3, first=4, scanner=1, domain="unseen")
     models = {}

@@ -426,3 +426,31 @@ def test_the_category_is_the_rule_of_its_scores(rationale: Rationale) -> None:
             assert path.t2w == "X"
         if not {"adc", "hbv"} <= rationale.findings.available:
             assert path.dwi == "X"
+
+
+# ------------------------------------------------------------------------------------------------- for the faces
+
+
+@pytest.mark.parametrize("zone", ["PZ", "TZ"])
+def test_branches_hold_every_step_once_dominant_sequence_first(zone: str) -> None:
+    shares = {"PZ": 0.95, "TZ": 0.05} if zone == "PZ" else {"PZ": 0.05, "TZ": 0.95}
+    path = build(findings(zone_shares=shares)).path
+    walked = [step.id for top, below in path.branches() for step in (top, *below)]
+    assert sorted([*walked, "category"]) == sorted(step.id for step in path.steps)
+    scores = [top.id for top, _ in path.branches() if top.id.endswith("score")]
+    assert scores == (["dwi.score", "t2w.score"] if zone == "PZ" else ["t2w.score", "dwi.score"])
+    below_dwi = {s.id for top, below in path.branches() if top.id == "dwi.score" for s in below}
+    assert below_dwi == {"adc.signal", "adc.pattern", "hbv.signal", "hbv.pattern"}
+
+
+def test_every_answer_offered_is_taken_and_nothing_else() -> None:
+    rationale = build(findings())
+    for step in rationale.steps:
+        for answer in rationale.answers(step.id):
+            assert rationale.override(step.id, answer, "Dr A").step(step.id).answer == answer
+    assert rationale.answers("category") == () == rationale.answers("size")
+    assert rationale.answers("dce") == ("+", "-", "X")
+    without_t2w = build(findings(available=frozenset({"adc", "hbv"})))
+    assert without_t2w.answers("t2w.score") == ()
+    with pytest.raises(ValueError, match=r"no step 't2.texture'"):
+        without_t2w.answers("t2.texture")

@@ -48,6 +48,13 @@ function(slicer_add_python_unittest)
     message(FATAL_ERROR "given nonexistent test '${MY_SCRIPT}'")
   endif()
 endfunction()
+function(slicer_add_python_test)
+  cmake_parse_arguments(MY "" "SCRIPT;TESTNAME_PREFIX" "SLICER_ARGS;SCRIPT_ARGS" ${ARGN})
+  if(MY_UNPARSED_ARGUMENTS OR NOT EXISTS "${MY_SCRIPT}")
+    message(FATAL_ERROR "given nonexistent test '${MY_SCRIPT}'")
+  endif()
+  file(WRITE "${CMAKE_BINARY_DIR}/python-test.txt" "${MY_SCRIPT} ${MY_SCRIPT_ARGS}")
+endfunction()
 set(BUILD_TESTING ON)
 """
 
@@ -138,7 +145,8 @@ def test_cmake_lays_out_an_importable_extension(repository: Path, tmp_path: Path
     (slicer / "SlicerConfig.cmake").write_text(FAKE_SLICER)
     (slicer / "UseSlicer.cmake").write_text(FAKE_MACROS)
     (slicer / "Nothing.cmake").write_text("")
-    command = ["cmake", f"-DSlicer_DIR={slicer}", "-Wno-dev", "-S", str(repository), "-B", str(build)]
+    options = [f"-DSlicer_DIR={slicer}", f"-DMedRationale_TEST_STUDY={tmp_path}", "-Wno-dev"]
+    command = ["cmake", *options, "-S", str(repository), "-B", str(build)]
     outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
 
@@ -146,9 +154,12 @@ def test_cmake_lays_out_an_importable_extension(repository: Path, tmp_path: Path
     shared = files(repository / "Resources", repository)
     assert [name for name in shared if (modules / name).read_bytes() != (repository / name).read_bytes()] == []
     assert (modules / "Resources" / "Icons" / "MedRationale.png").is_file()
+    assert (modules / "Resources" / "Icons" / "MedRationaleSample.png").is_file()
     assert [path.name for path in modules.glob("*.py")] == ["MedRationale.py"]
+    assert f"click_through.py --study;{tmp_path};--output" in (build / "python-test.txt").read_text()
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import MedRationaleLogic as m; print(m.__version__, m.__file__)"
+        "import sys; sys.path.insert(0, sys.argv[1]); import MedRationaleLogic as m; "
+        "from MedRationaleLib import install, sample_data; print(m.__version__, m.__file__)"
     )
     printed = subprocess.run([sys.executable, "-I", "-c", code, modules], capture_output=True, text=True, check=True)
     version, place = printed.stdout.split(maxsplit=1)
@@ -214,6 +225,12 @@ def test_addresses_in_the_description_are_files_of_this_repository(repository: P
     for url in [s4ext["iconurl"], *s4ext["screenshoturls"].split()]:
         assert url.startswith(prefix)
         assert (repository / url.removeprefix(prefix)).is_file(), url
+
+
+def test_the_screenshots_show_the_module(repository: Path) -> None:
+    urls = description(repository)["screenshoturls"].split()
+    names = [url.rpartition("/")[2] for url in urls]
+    assert names == ["slicer-findings.png", "slicer-evidence.png", "slicer-report.png"]
 
 
 def test_icon_is_as_slicer_wants_it(repository: Path) -> None:

@@ -1,6 +1,7 @@
 """Fine-tuning for real, with few channels: from triples to a bundle that is listed, stopped and resumed, with faults.
 
-The network is the real one with a few channels; studies are simulated from the procedural gland.
+The network is the real one with a few channels, on grids of half the resolution; studies are simulated from the
+procedural gland.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +30,15 @@ from MedRationaleLogic.training.fit import Settings, Stopped, TrainingError
 from MedRationaleLogic.training.items import CachedCases, TripleItems, skipped, wide_case
 from MedRationaleLogic.training.triples import HEADER, TripleError, TripleSet
 from Testing.bundle_factory import tiny_bundle
+from Testing.unit.training import coarse_grids
 from Testing.unit.training import layout_factory as made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        coarse_grids.exchange(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +77,25 @@ def short(ten: Path, tiny: Path, output: Path, **changes: Any) -> Settings:
     return Settings(ten, output, init=str(tiny), **(usual | changes))
 
 
+@pytest.fixture(scope="module")
+def whole(ten: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, fit.Result]:
+    """(run folder, home, result) of a run that was never stopped."""
+    run, home = (tmp_path_factory.mktemp(name) for name in ("whole", "home"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDRATIONALE_HOME", str(home))
+        return run, home, fit.fit(short(ten, tiny, run))
+
+
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     return state
 
 
-def test_ten_studies_give_a_bundle_that_is_listed_at_once(ten: Path, tiny: Path, tmp_path: Path) -> None:
-    result = fit.fit(short(ten, tiny, tmp_path / "run"))
+def test_ten_studies_give_a_bundle_that_is_listed_at_once(
+    ten: Path, tiny: Path, whole: tuple[Path, Path, fit.Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, home, result = whole
+    monkeypatch.setenv("MEDRATIONALE_HOME", str(home))
     assert result.bundle.path in list(bundles.available())
     found = bundles.find("made")
     assert found.manifest.training["triples_sha256"] == json.loads((ten / HEADER).read_text(encoding="utf-8"))["sha256"]
@@ -82,13 +104,25 @@ def test_ten_studies_give_a_bundle_that_is_listed_at_once(ten: Path, tiny: Path,
     assert found.network() is not None
     before, after = bundles.read(tiny).network().state_dict(), found.network().state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
-    run = tmp_path / "run"
     assert sorted(p.name for p in (run / "figures").iterdir()) == ["epoch-001.png", "epoch-002.png"]
     assert list(run.glob("tensorboard/version_0/events*"))
     log = (run / "logs" / "version_0" / "metrics.csv").read_text(encoding="utf-8")
     assert "val/score" in log
     assert "train/localise" in log
     assert 0 <= result.score <= 1
+
+
+def test_no_module_keeps_the_fine_grids(repository: Path) -> None:
+    """Whoever takes a grid by its name is exchanged; one that is not would mix both resolutions."""
+    wanted = re.compile(r"^from MedRationaleLogic\.model\.grids import .*\b(FINE|DIFFUSION|COARSE|STEM_GRIDS)\b", re.M)
+    package = repository / "MedRationaleLogic"
+    takers = {
+        ".".join(p.relative_to(package).with_suffix("").parts)
+        for p in package.rglob("*.py")
+        if wanted.search(p.read_text(encoding="utf-8"))
+    }
+    assert takers <= set(coarse_grids.TAKERS)
+    assert fit.SimulatedSet.__getitem__.__globals__["FINE"].shape == (12, 56, 56)
 
 
 def test_validation_patients_are_not_trained_on(ten: Path) -> None:
@@ -111,9 +145,8 @@ class _Interrupt(Callback):
 
 
 def test_stopped_and_resumed_is_the_same_to_the_bit(
-    ten: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ten: Path, tiny: Path, whole: tuple[Path, Path, fit.Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit.fit(short(ten, tiny, tmp_path / "whole"))
     settings = short(ten, tiny, tmp_path / "parts")
     usual = fit._trainer
 
@@ -129,9 +162,12 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
     assert weights(tmp_path / "parts" / "last.ckpt")
     torch.rand(100)  # whatever else drew random numbers in between
     fit.fit(settings)
-    whole, parts = weights(tmp_path / "whole" / "last.ckpt"), weights(tmp_path / "parts" / "last.ckpt")
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    last = [run / "last.ckpt" for run in (whole[0], tmp_path / "parts")]
+    # the last epoch's, whether or not its score was better than the one before it
+    assert [torch.load(p, map_location="cpu", weights_only=True)["global_step"] for p in last] == [4, 4]
+    unstopped, parts = map(weights, last)
+    assert unstopped.keys() == parts.keys()
+    assert all(torch.equal(unstopped[k], parts[k]) for k in unstopped)
 
 
 def test_a_corrupt_volume_in_an_epoch_is_skipped_and_counted(ten: Path, tiny: Path, tmp_path: Path) -> None:
@@ -195,10 +231,10 @@ def test_two_processes_train_as_one_that_gathers_two_batches(ten: Path, tiny: Pa
         "--accelerator", "cpu", "--workers", "0", "--threads", "1", "--patience", "0", "--no-register",
         "--simulated-share", "0", "--lr", "1e-3",
     ]  # fmt: skip
-    script = Path(fit.__file__).parents[2] / "train_backend.py"
+    script = Path(coarse_grids.__file__)
     for name, how in (("one", ["--accumulate", "2"]), ("two", ["--devices", "2"])):
         command = [sys.executable, str(script), *map(str, common), *how, "--output", str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=dict(os.environ))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env=dict(os.environ))
         assert done.returncode == 0, done.stderr[-2000:]
         assert torch.load(tmp_path / name / "last.ckpt", weights_only=True)["global_step"] == 20
     one, two = weights(tmp_path / "one" / "last.ckpt"), weights(tmp_path / "two" / "last.ckpt")
@@ -265,21 +301,26 @@ def test_missing_packages_are_told_with_the_command(
         (["--help"], 0, ""),
         ([], 2, "--data"),
         (["--data", "nowhere", "--output", "run"], 4, "nowhere is not a folder"),
-        (["--data", "nowhere", "--output", "run", "--epochs", "0"], 4, "--epochs is 0"),
     ],
 )
 def test_train_backend_ends_in_an_exit_code(repository: Path, tmp_path: Path, arguments: list[str], code: int,
                                             text: str) -> None:  # fmt: skip
     command = [sys.executable, str(repository / "train_backend.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert done.returncode == code, done.stderr
     assert text in done.stderr
+
+
+def test_options_that_make_no_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--epochs", "0"]
+    assert backend.main(arguments) == backend.DATA == 4
+    assert "--epochs is 0" in capsys.readouterr().err
 
 
 def test_train_backend_says_when_nothing_can_be_imported(repository: Path, tmp_path: Path) -> None:
     script = tmp_path / "train_backend.py"
     script.write_bytes((repository / "train_backend.py").read_bytes())
-    done = subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 3
     assert "MedRationaleLogic" in done.stderr
 

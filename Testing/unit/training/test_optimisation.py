@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ from MedRationaleLogic.training import run
 from MedRationaleLogic.training.data import Item, SimulatedSet
 from MedRationaleLogic.training.losses import Multiplier, branch, jaccard_loss, overlap_excess
 from MedRationaleLogic.training.module import RationaleTask, _outside
+from Testing.unit.training import coarse_grids
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        coarse_grids.exchange(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from MedRationaleLogic.training import run, ship
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet, theta
 from MedRationaleLogic.training.losses import attribute_loss, gland_loss, lesion_loss, zone_loss
 from MedRationaleLogic.training.module import RationaleTask
+from Testing.unit.training import coarse_grids
 
 SEED, INDEX = 3, 5  # regions of both zones, positives among them
 
@@ -76,15 +77,30 @@ def item(spec: NetworkSpec) -> Item:
     return SimulatedSet(sample_bank(), spec, SEED, 1, first=INDEX)[0]
 
 
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grids of an eighth of the voxels, for what is about the way and not about the pictures."""
+    coarse_grids.exchange(monkeypatch)
+
+
 @pytest.fixture(scope="module")
-def trained(spec: NetworkSpec, item: Item, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def small_item(spec: NetworkSpec) -> Item:
+    with pytest.MonkeyPatch.context() as patch:
+        coarse_grids.exchange(patch)
+        return SimulatedSet(sample_bank(), spec, SEED, 1, first=INDEX)[0]
+
+
+@pytest.fixture(scope="module")
+def trained(spec: NetworkSpec, small_item: Item, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run that stopped after one step and went on to the second, with its checkpoint at both times."""
     folder = tmp_path_factory.mktemp("run")
-    data = _Items(item, 2)
+    data = _Items(small_item, 2)
     states = []
-    for stop in (1, None):
-        path = run.train(folder, data, spec, steps=2, stop=stop, batch=1, every=1, workers=0, precision="32-true")
-        states.append(torch.load(path, map_location="cpu", weights_only=True))
+    with pytest.MonkeyPatch.context() as patch:
+        coarse_grids.exchange(patch)
+        for stop in (1, None):
+            path = run.train(folder, data, spec, steps=2, stop=stop, batch=1, every=1, workers=0, precision="32-true")
+            states.append(torch.load(path, map_location="cpu", weights_only=True))
     return {"folder": folder, "path": path, "first": states[0], "second": states[1], "asked": data.asked}
 
 
@@ -266,17 +282,17 @@ def test_gland_and_attribute_loss_are_least_where_right() -> None:
 # Optimisation
 
 
-def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, item: Item) -> None:
+def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, small_item: Item, coarse: None) -> None:
     torch.manual_seed(0)
     task = RationaleTask(spec.to_dict(), load_cached(), lr=1e-2, steps=4).eval()  # the same paraphrase every time
-    batch = default_collate([item])
+    batch = default_collate([small_item])
     optimizer = torch.optim.AdamW(task.parameters(), lr=task.lr)
     totals = []
     for _ in range(4):
         torch.manual_seed(1)  # the same background voxels every time
         losses = task.losses(batch, train=False)
-        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "localise", "exclude", "disentangle",
-                               "suspicion"}  # fmt: skip
+        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "localise", "mass", "exclude",
+                               "disentangle", "suspicion"}  # fmt: skip
         total = torch.stack(list(losses.values())).sum()
         assert bool(torch.isfinite(total))
         optimizer.zero_grad()
@@ -286,7 +302,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, item: Item) 
     assert totals[-1] < 0.98 * totals[0], totals
     silent = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
     # the localiser of a sequence learns from that sequence's coarse pictures only; everything else learns from any item
-    other = [s for s in SEQUENCES if s != SEQUENCES[int(item["coarse_sequence"])]]
+    other = [s for s in SEQUENCES if s != SEQUENCES[int(small_item["coarse_sequence"])]]
     assert all(any(s in name for s in other) for name in silent), silent
 
 
@@ -307,8 +323,10 @@ def test_a_run_that_goes_on_sees_the_items_it_has_not_seen(trained: dict[str, An
     assert trained["asked"] == [0, 1]
 
 
-def test_a_finished_run_is_not_trained_further(trained: dict[str, Any], spec: NetworkSpec, item: Item) -> None:
-    path = run.train(trained["folder"], _Items(item, 2), spec, steps=2, batch=1, every=1, workers=0,
+def test_a_finished_run_is_not_trained_further(
+    trained: dict[str, Any], spec: NetworkSpec, small_item: Item, coarse: None
+) -> None:
+    path = run.train(trained["folder"], _Items(small_item, 2), spec, steps=2, batch=1, every=1, workers=0,
                      precision="32-true")  # fmt: skip
     state = torch.load(path, map_location="cpu", weights_only=True)
     assert state["global_step"] == 2
@@ -330,7 +348,7 @@ def test_soup_is_the_mean_of_the_weights(trained: dict[str, Any], tmp_path: Path
     ship.load_network(tmp_path / "new" / "soup.ckpt")
 
 
-def test_a_checkpoint_becomes_a_bundle(trained: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_a_bundle(trained: dict[str, Any], coarse: None, tmp_path: Path) -> None:
     maps = sample_bank()
     made = ship.ship(
         trained["path"], maps, tmp_path / "tiny-0.0.2", name="tiny", version="0.0.2", studies=2, training={"steps": 2}

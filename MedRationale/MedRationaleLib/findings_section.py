@@ -1,0 +1,133 @@
+"""The section Findings: the suspicious regions in a table, the patient's category above it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import qt
+
+from MedRationaleLib.widgets import colourCell, onSignal
+
+COLUMNS = ("Region", "PI-RADS", "Zone", "Sectors", "Size", "T2W", "DWI", "Suspicion", "Flags")
+
+
+class FindingsSection:
+    """One row a region; selecting one selects it in the case, and every view jumps there."""
+
+    def __init__(self, panel: Any) -> None:
+        self.panel, self.ui, self.table = panel, panel.ui, panel.ui.findingsTable
+        self.numbers: list[int] = []
+        self.filling = False
+        self.table.setColumnCount(len(COLUMNS))
+        self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        self.table.verticalHeader().setVisible(False)
+        self.table.setMinimumHeight(110)
+        onSignal(self.table, "itemSelectionChanged()", self._chosen)
+        onSignal(self.ui.previousLesionButton, "clicked(bool)", lambda *_args: panel.attempt(lambda: self.step(-1)))
+        onSignal(self.ui.nextLesionButton, "clicked(bool)", lambda *_args: panel.attempt(lambda: self.step(1)))
+        onSignal(self.ui.removeResultsButton, "clicked(bool)", lambda *_args: panel.attempt(panel.removeResults))
+
+    def selected(self) -> list[int]:
+        """Numbers of all selected rows, for merging."""
+        rows = sorted({item.row() for item in self.table.selectedItems()})
+        return [self.numbers[row] for row in rows if row < len(self.numbers)]
+
+    def step(self, by: int) -> None:
+        """Select the next or the previous region, round and round."""
+        if not self.numbers:
+            return
+        now = self.panel.desk.case.selection.lesion
+        at = self.numbers.index(now) + by if now in self.numbers else (0 if by > 0 else -1)
+        self.panel.select(self.numbers[at % len(self.numbers)])
+
+    def _chosen(self) -> None:
+        if self.filling:
+            return
+        row = self.table.currentRow()
+        chosen = self.selected()
+        if 0 <= row < len(self.numbers) and self.numbers[row] in chosen:
+            self.panel.attempt(lambda: self.panel.select(self.numbers[row]))
+
+    def refresh(self) -> None:
+        from MedRationaleLogic.export import words
+
+        explanation = self.panel.desk.explanation
+        self.filling = True
+        try:
+            self.numbers = [] if explanation is None else [x.number for x in explanation.lesions]
+            self.table.setRowCount(len(self.numbers))
+            for row, number in enumerate(self.numbers):
+                self._row(row, explanation.lesion(number), words)
+            self.table.resizeColumnsToContents()
+            self.table.setColumnWidth(3, min(230, self.table.columnWidth(3)))
+            self.table.resizeRowsToContents()
+            self.showSelection()
+        finally:
+            self.filling = False
+        self.ui.summaryLabel.setText(self._summary(explanation))
+        for button in (self.ui.previousLesionButton, self.ui.nextLesionButton):
+            button.setEnabled(bool(self.numbers))
+        self.ui.removeResultsButton.setEnabled(self.panel.desk.view is not None)
+
+    def showSelection(self) -> None:
+        """Bring the table's selection to the case's."""
+        case = self.panel.desk.case
+        chosen = None if case is None else case.selection.lesion
+        before, self.filling = self.filling, True
+        try:
+            if chosen in self.numbers:
+                if chosen not in self.selected():
+                    self.table.selectRow(self.numbers.index(chosen))
+            else:
+                self.table.clearSelection()
+        finally:
+            self.filling = before
+
+    def _row(self, row: int, lesion: Any, words: Any) -> None:
+        from MedRationaleLogic.export.palette import CATEGORY_COLOURS, text_on
+
+        rationale = lesion.rationale
+        others = words.reachable_words(rationale.category_reachable, lesion.category)
+        suspicion = "-" if lesion.suspicion is None else f"{lesion.suspicion.value:.2f}"
+        cells = (
+            f"{lesion.number}" + (" (reader)" if lesion.origin == "reader" else ""),
+            f"{lesion.category}" + (f" (or {others})" if others else ""),
+            rationale.zone + ("?" if rationale.zone_uncertain else ""),
+            "\n".join(words.sector_words(key) for key, _share in lesion.measures.sectors[:2]) or "-",
+            words.lesion_size(lesion)[0],
+            f"{rationale.t2w}",
+            f"{rationale.dwi}",
+            suspicion,
+            f"{len(lesion.all_flags)}" if lesion.all_flags else "",
+        )
+        tips = {3: words.sectors_words(lesion), 4: words.lesion_size(lesion)[1], 8: "\n".join(lesion.all_flags)}
+        for column, text in enumerate(cells):
+            item = qt.QTableWidgetItem(text)
+            if column in tips:
+                item.setToolTip(tips[column])
+            if column == 1:
+                colour = CATEGORY_COLOURS[lesion.category]
+                colourCell(item, colour, text_on(colour))
+            self.table.setItem(row, column, item)
+
+    @staticmethod
+    def _summary(explanation: Any) -> str:
+        if explanation is None:
+            return "Not explained yet."
+        from MedRationaleLogic.export.palette import CATEGORY_COLOURS, text_on
+
+        category = explanation.category
+        colour = CATEGORY_COLOURS[category.category]
+        badge = (
+            f'<span style="background:{colour}; color:{text_on(colour)}; font-weight:bold;">'
+            f"&nbsp;PI-RADS {escape(str(category.category))}&nbsp;</span>"
+        )
+        parts = [f"{badge} {escape(category.text)}"]
+        if not explanation.lesions:
+            parts.append("No suspicious region was outlined. That excludes nothing.")
+        if explanation.gland is not None:
+            gland = f"Gland {explanation.gland.planimetry_ml:.0f} mL"
+            density = explanation.psa_density
+            parts.append(gland + (f", {density.text}" if density is not None else ""))
+        return "<br>".join([parts[0], *(escape(p) for p in parts[1:])])
