@@ -106,6 +106,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._guiTag: Any = None
         self._scratch: Path | None = None
         self._refreshing = False
+        self._failed: Any = None
         self._shown: tuple[Any, Any] = (None, None)
 
     # --------------------------------------------------------------------------------------------------- Slicer's hooks
@@ -322,6 +323,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                     return
                 confirmed.add(doubt.key)
         self.showInputs()
+        self.say("")
         self.desk.explain()
         self.timer.start()
 
@@ -393,10 +395,8 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.timer.start()
             return
         if kind == "case" and what.case_event is not None:
-            if what.case_event.kind == "explain" and self.desk.explanation.lesions:
-                index = self.desk.explanation.category.index
-                first = int(index) if index else self.desk.explanation.lesions[0].number
-                self.select(first)
+            if what.case_event.kind == "explain":
+                self._showFirst()
             if what.case_event.kind not in ("select", "save"):
                 self.saveTimer.start()
         from MedRationaleLib.widgets import later
@@ -404,6 +404,18 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not self._refreshing:  # several changes at once are shown once, and never within the signal that made them
             self._refreshing = True
             later(lambda: self.attempt(self._refreshLater))
+
+    def _showFirst(self) -> None:
+        """A study was just explained: the gland fills the views, the index region is selected, the inputs step back."""
+        from MedRationaleLogic.mrml import layout
+
+        explanation = self.desk.explanation
+        self.ui.studySection.collapsed = True
+        layout.zoom_to(slicer.mrmlScene, explanation.zones)
+        self.desk.view.show_surfaces(True)
+        if explanation.lesions:
+            index = explanation.category.index
+            self.select(int(index) if index else explanation.lesions[0].number)
 
     def _refreshLater(self) -> None:
         self._refreshing = False
@@ -436,11 +448,14 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         ui.progressBar.setValue(round(100 * job.share))
         ui.stageLabel.setText(job.stage if busy else "")
-        if job.state == "failed":
-            self.say(job.message)
+        if job.state == "failed" and job is not self._failed:
+            self._failed = job
+            self.say(job.message, wrong=True)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, wrong: bool = False) -> None:
         """A message at the top of the panel; empty takes it away."""
+        ground, letters = ("#5b1a1f", "#ffe1e3") if wrong else ("#20405f", "#e2eefa")
+        self.ui.messageLabel.setStyleSheet(f"QLabel {{ background: {ground}; color: {letters}; padding: 4px; }}")
         self.ui.messageLabel.setText(text)
         self.ui.messageLabel.setVisible(bool(text))
 
@@ -466,9 +481,10 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         try:
             return call()
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
-            self.say(str(error) or type(error).__name__)
+            self.say(str(error) or type(error).__name__, wrong=True)
         except Exception as error:
-            self.say(_("Unexpected: {kind}. The Python console shows where.").format(kind=type(error).__name__))
+            text = _("Unexpected: {kind}. The Python console shows where.").format(kind=type(error).__name__)
+            self.say(text, wrong=True)
             # where it happened, without the message: that may quote a patient's data
             logging.error(
                 "MedRationale: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))

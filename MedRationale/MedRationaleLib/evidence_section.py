@@ -29,6 +29,7 @@ class EvidenceSection:
         onSignal(ui.conceptList, "currentRowChanged(int)", lambda row: panel.attempt(lambda: self._listChosen(row)))
         onSignal(ui.previousConceptButton, "clicked(bool)", lambda *_args: panel.attempt(lambda: self.step(-1)))
         onSignal(ui.nextConceptButton, "clicked(bool)", lambda *_args: panel.attempt(lambda: self.step(1)))
+        onSignal(ui.wholeFieldCheckBox, "toggled(bool)", lambda *_args: panel.attempt(self.show))
         for slider in (ui.opacitySlider, ui.thresholdSlider):
             onSignal(slider, "valueChanged(int)", lambda *_args: panel.attempt(self.adjust))
 
@@ -93,7 +94,7 @@ class EvidenceSection:
             return
         self.adjust()
         hadPictures = self.shown is not None and self.shown[0]
-        desk.view.show_evidence(concept)
+        desk.view.show_evidence(concept, everywhere=bool(self.ui.wholeFieldCheckBox.checked))
         if not hadPictures:  # the network has run for a reopened case: now the pictures can be made
             self.refresh()
 

@@ -22,7 +22,6 @@ class FindingsSection:
         self.table.setColumnCount(len(COLUMNS))
         self.table.setHorizontalHeaderLabels(list(COLUMNS))
         self.table.verticalHeader().setVisible(False)
-        self.table.setMinimumHeight(110)
         onSignal(self.table, "itemSelectionChanged()", self._chosen)
         onSignal(self.ui.previousLesionButton, "clicked(bool)", lambda *_args: panel.attempt(lambda: self.step(-1)))
         onSignal(self.ui.nextLesionButton, "clicked(bool)", lambda *_args: panel.attempt(lambda: self.step(1)))
@@ -62,6 +61,7 @@ class FindingsSection:
             self.table.resizeColumnsToContents()
             self.table.setColumnWidth(3, min(230, self.table.columnWidth(3)))
             self.table.resizeRowsToContents()
+            self._fit()
             self.showSelection()
         finally:
             self.filling = False
@@ -69,6 +69,11 @@ class FindingsSection:
         for button in (self.ui.previousLesionButton, self.ui.nextLesionButton):
             button.setEnabled(bool(self.numbers))
         self.ui.removeResultsButton.setEnabled(self.panel.desk.view is not None)
+
+    def _fit(self) -> None:
+        """As high as its rows, up to six: the rationale below is what a reader wants to see."""
+        rows = [self.table.rowHeight(row) for row in range(min(6, max(1, self.table.rowCount)))]
+        self.table.setFixedHeight(sum(rows) + self.table.horizontalHeader().height + 24)
 
     def showSelection(self) -> None:
         """Bring the table's selection to the case's."""

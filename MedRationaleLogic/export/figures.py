@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from MedRationaleLogic.export.palette import evidence_colour, evidence_table
+from MedRationaleLogic.export.shown import near_gland
 from MedRationaleLogic.imaging.acquisition import Role
 from MedRationaleLogic.imaging.measure import TZ, Diameter, slice_plane
 from MedRationaleLogic.imaging.volume import Geometry, Volume
@@ -240,7 +241,8 @@ def draw(
 
 
 def evidence_slice(explanation: Explanation, part: Window, role: Role, concept: str) -> NDArray[np.float32]:
-    """A concept's evidence (rows, columns) on the picture's pixels, 0..1, and 0 outside the model's grid.
+    """A concept's evidence (rows, columns) on the picture's pixels, 0..1; 0 outside the model's grid and away from the
+    gland (:func:`~MedRationaleLogic.export.shown.near_gland`).
 
     Raises:
         ValueError: the concept is not one of this sequence: evidence is shown on what it was read from.
@@ -249,7 +251,9 @@ def evidence_slice(explanation: Explanation, part: Window, role: Role, concept: 
     field = explanation.evidence.fields.get(role)
     if field is None or native.geometry != field.geometry or not concept.startswith(_PREFIX[role]):
         raise ValueError(f"{concept} was not read from {role}, so it is not drawn on it")
-    return np.clip(native.resample(part.grid, outside=0.0).array[0], 0.0, 1.0)
+    values = np.clip(native.resample(part.grid, outside=0.0).array[0], 0.0, 1.0)
+    near = part.crop(explanation.zones.with_array(near_gland(explanation)))
+    return np.asarray(np.where(near, values, 0.0), dtype=np.float32)
 
 
 def legend_stops(threshold: float, count: int = 11) -> list[tuple[float, str, float]]:

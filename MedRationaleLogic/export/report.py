@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from MedRationaleLogic.export import figures, words
+from MedRationaleLogic.export import figures, shown, words
 from MedRationaleLogic.export.palette import CATEGORY_COLOURS, OUTLINE_COLOURS, text_on
 from MedRationaleLogic.export.sector_map import explanation_map_svg, sector_map_svg
 from MedRationaleLogic.imaging import measure
@@ -441,7 +441,8 @@ def _legend(explanation: Explanation) -> dict[str, Any]:
         for value, colour, opacity in figures.legend_stops(threshold)
         if value >= threshold
     ]
-    return {"threshold": f"{threshold:.2f}", "left": 240 * threshold, "stops": stops, "start": threshold}
+    start = 240 * threshold
+    return {"threshold": f"{threshold:.2f}", "left": start, "stops": stops, "start": threshold, "where": shown.WORDS}
 
 
 # ---------------------------------------------------------------------------------------------------------- background

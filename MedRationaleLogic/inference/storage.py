@@ -194,7 +194,7 @@ class Inline(_Store):
             return {}
         box = _box(volume.array)
         data = _packed(volume.array[tuple(slice(a, b) for a, b in box)])
-        return {"box": box, "data": base64.b64encode(zlib.compress(data, 6)).decode("ascii")}
+        return {"box": box, "data": base64.b64encode(zlib.compress(data, 1)).decode("ascii")}
 
     def _load(self, path: str, record: Json) -> Volume:
         if "data" not in record and self._given is not None:

@@ -623,7 +623,8 @@ class RemoteExplainer:
         if not self._alive():
             self._drop_child()
             _sweep()
-            arguments = ["--device", self._device, "--precision", self._precision, "--bundle", str(self.bundle.path)]
+            bundle = str(self.bundle.path.resolve())
+            arguments = ["--bundle", bundle, "--device", self._device, "--precision", self._precision]
             self._child = _Child(arguments, self._python, self._env)
             self._children.append(self._child)
 

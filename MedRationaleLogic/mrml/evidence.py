@@ -78,6 +78,7 @@ class Evidence:
         node.SetAttribute(CONCEPT, concept_id)
         self._dress(node)
         self._put_over(node, sequence, nodes)
+        self._show_legend(node)
         return node
 
     def hide(self) -> None:
@@ -119,7 +120,7 @@ class Evidence:
         return held is not None and held[0] is explanation.evidence and held[1:] == (concept_id, node.GetID())
 
     def _dress(self, node: Any) -> None:
-        """Colours, fixed window, threshold and legend; also after the user has deleted one of them."""
+        """Colours, fixed window and threshold; also after the user has deleted one of them."""
         threshold = 0.5 if self._threshold is None else self._threshold
         if node.GetDisplayNode() is None:
             node.CreateDefaultDisplayNodes()
@@ -135,9 +136,15 @@ class Evidence:
         display.SetApplyThreshold(True)
         display.SetInterpolate(True)
         display.EndModify(modified)
+
+    def _show_legend(self, node: Any) -> None:
         legend = self._legend(node) or self._made_legend(node)
-        if legend is not None:
-            legend.SetVisibility(True)
+        if legend is None:
+            return
+        if legend.GetColorNodeID() != node.GetDisplayNode().GetColorNodeID():
+            legend.SetAndObserveColorNodeID(node.GetDisplayNode().GetColorNodeID())
+        legend.SetVisibility(True)
+        legend.Modified()  # views look only then whether they show the volume
 
     def _colours(self, threshold: float) -> Any:
         node = find(self._scene, self._owner, COLOURS)

@@ -82,7 +82,8 @@ def set_up_views(scene: Any, nodes: Mapping[Role, Any], evidence: Any = None, *,
 
 def _align(slice_node: Any, volume: Any) -> None:
     """Slices as they were acquired, and fitted to the volume: an oblique grid cut straight would blur across slices."""
-    slice_node.SetOrientation("Axial")
+    if slice_node.HasSliceOrientationPreset("Axial"):
+        slice_node.SetOrientation("Axial")
     slice_node.RotateToVolumePlane(volume)
     _fit(slice_node, volume)
 

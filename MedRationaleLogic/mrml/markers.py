@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from MedRationaleLogic.inference.explanation import Explanation, Lesion
 from MedRationaleLogic.mrml.geometry import ras
-from MedRationaleLogic.mrml.parts import PART, find, mark, owned
+from MedRationaleLogic.mrml.parts import OWNER, PART, find, mark, owned
 from MedRationaleLogic.mrml.segments import region_colour, region_name
 
 POINTS: Final = "markers"
@@ -49,6 +49,7 @@ class Markers:
         node = self.points()
         if node is None:
             node = self._made("vtkMRMLMarkupsFiducialNode", "Suspicious regions", POINTS)
+        self._display(node)
         labels = [str(lesion.number) for lesion in explanation.lesions]
         _place(node, [lesion.measures.centroid for lesion in explanation.lesions], labels)
         for index, lesion in enumerate(explanation.lesions):
@@ -62,36 +63,41 @@ class Markers:
         node = find(self._scene, self._owner, part)
         if node is None:
             node = self._made("vtkMRMLMarkupsLineNode", "", part)
-            display = node.GetDisplayNode()
-            display.SetVisibility(False)
-            # the number of the report beside the line, in place of node name and a second rounding
-            display.SetPropertiesLabelVisibility(False)
-            display.SetPointLabelsVisibility(True)
         measured = lesion.measures.in_plane
         name = f"{region_name(lesion)} diameter ({lesion.measures.measured_on})"
         if node.GetName() != name:
             node.SetName(name)
         _place(node, measured.ends, ["", f"{measured.mm:.1f} mm"])
         colour = region_colour(lesion)
-        display = node.GetDisplayNode()
-        if display is not None:
-            display.SetColor(*colour)
-            display.SetSelectedColor(*colour)
+        display = self._display(node)
+        display.SetColor(*colour)
+        display.SetSelectedColor(*colour)
         return node
 
     def _made(self, cls: str, name: str, part: str) -> Any:
         node = mark(self._scene.AddNewNodeByClass(cls, name or "diameter"), self._owner, part)
-        node.CreateDefaultDisplayNodes()
         node.SetLocked(True)
-        display = mark(node.GetDisplayNode(), self._owner, f"{part} display")
-        display.SetGlyphTypeFromString("CrossDot2D")
-        display.SetUseGlyphScale(True)
-        display.SetGlyphScale(1.5)
-        display.SetTextScale(3.0)
-        display.SetSelectedColor(1.0, 1.0, 1.0)
-        display.SetColor(1.0, 1.0, 1.0)
-        display.SetOpacity(0.9)
         return node
+
+    def _display(self, node: Any) -> Any:
+        """A node's display node; how it looks at first, also when the user has deleted it."""
+        node.CreateDefaultDisplayNodes()
+        # some logic may have made it before us, in its own looks
+        if node.GetDisplayNode().GetAttribute(OWNER) != self._owner:
+            display = mark(node.GetDisplayNode(), self._owner, f"{node.GetAttribute(PART)} display")
+            display.SetGlyphTypeFromString("CrossDot2D")
+            display.SetUseGlyphScale(True)
+            display.SetGlyphScale(1.5)
+            display.SetTextScale(3.0)
+            display.SetSelectedColor(1.0, 1.0, 1.0)
+            display.SetColor(1.0, 1.0, 1.0)
+            display.SetOpacity(0.9)
+            if node.IsA("vtkMRMLMarkupsLineNode"):
+                display.SetVisibility(False)
+                # the number of the report beside the line, in place of node name and a second rounding
+                display.SetPropertiesLabelVisibility(False)
+                display.SetPointLabelsVisibility(True)
+        return node.GetDisplayNode()
 
     def select(self, number: int | None) -> None:
         """Show the diameter of one region only: lines over every region would hide what they measure."""
@@ -118,7 +124,8 @@ def _place(node: Any, points: Sequence[ArrayLike], labels: Sequence[str]) -> Non
     node.SetLocked(False)
     node.RemoveAllControlPoints()
     for (x, y, z), label in zip(wanted, labels, strict=True):
-        index = node.AddControlPointWorld([float(x), float(y), float(z)], label)
+        index = node.AddControlPointWorld([float(x), float(y), float(z)])
+        node.SetNthControlPointLabel(index, label)  # an empty one is given a name by the other way in
         node.SetNthControlPointLocked(index, True)
     node.SetLocked(locked)
     node.EndModify(modified)

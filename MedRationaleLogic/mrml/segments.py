@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from MedRationaleLogic.imaging.measure import PZ, TZ
 from MedRationaleLogic.imaging.volume import Volume
 from MedRationaleLogic.inference.explanation import Explanation, Lesion
 from MedRationaleLogic.mrml.geometry import ijk_to_ras, oriented_image, world_volume
-from MedRationaleLogic.mrml.parts import find, mark
+from MedRationaleLogic.mrml.parts import OWNER, find, mark
 from MedRationaleLogic.mrml.terminology import Part, entry, term
 
 NAME: Final = "MedRationale"
@@ -78,6 +78,9 @@ class Segments:
         self._node_id = node.GetID()
         _set_reference(node, explanation.frame, reference)
         wanted = list(_wanted(explanation, {} if discard_edits else self._written, node))
+        # some logic may have made the display node before us, in its own looks
+        if node.GetDisplayNode() is None or node.GetDisplayNode().GetAttribute(OWNER) != self._owner:
+            self._dress(node, wanted)
         changed = False
         for one in wanted:
             changed |= self._write(node, one, anew=discard_edits)
@@ -92,6 +95,12 @@ class Segments:
 
     def _made(self) -> Any:
         node = mark(self._scene.AddNewNodeByClass("vtkMRMLSegmentationNode", NAME), self._owner, PART)
+        node.GetSegmentation().SetSourceRepresentationName(_LABELMAP)
+        self._written.clear()
+        return node
+
+    def _dress(self, node: Any, wanted: Iterable[_Wanted]) -> None:
+        """How all of it looks at first, also when the user has deleted the display node."""
         node.CreateDefaultDisplayNodes()
         display = mark(node.GetDisplayNode(), self._owner, f"{PART} display")
         display.SetPreferredDisplayRepresentationName2D(_LABELMAP)
@@ -99,9 +108,9 @@ class Segments:
         display.SetVisibility2DFill(False)
         display.SetVisibility2DOutline(True)
         display.SetSliceIntersectionThickness(2)
-        node.GetSegmentation().SetSourceRepresentationName(_LABELMAP)
-        self._written.clear()
-        return node
+        for one in wanted:
+            if _has(node, one.id):
+                _first_look(display, one)
 
     def _sources(self, explanation: Explanation) -> dict[str, Volume]:
         zones = dict.fromkeys(("gland", "pz", "tz"), explanation.zones)
@@ -121,7 +130,9 @@ class Segments:
             _first_look(node.GetDisplayNode(), one)
         else:
             _describe(segment, one)
-            if write:
+            if write and not one.mask.array.any():
+                segmentation.ClearSegment(one.id)
+            elif write:
                 # Slicer's own way in: it knows what to do where the Segment Editor has put segments into one layer
                 image = oriented_image(one.mask)
                 slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(image, node, one.id)

@@ -1,5 +1,7 @@
 """Stand-ins for `slicer.app`, `slicer.modules`, the main window and the module panel."""
 
+# ruff: noqa: N801, N802, N815
+
 from __future__ import annotations
 
 import sys
@@ -7,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import slicer
 import slicer.util
@@ -73,16 +75,57 @@ class CoreModule:
     def logic(self) -> Any:
         return self._logic
 
-    def widgetRepresentation(self) -> Any:  # noqa: N802
+    def widgetRepresentation(self) -> Any:
         raise BenchError(f"the panel of Slicer's module {self.name} is C++ and not on the bench")
 
 
-class qSlicerScriptedLoadableModule:  # noqa: N801 - Slicer's names
+class Editor:
+    """qMRMLSegmentEditorWidget, as far as a module hands it a segmentation; it draws nothing."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Any] = {"segmentation": None, "source": None}
+        self._segment, self._effect = "", ""
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._nodes["segmentation"] = node
+
+    def segmentationNode(self) -> Any:
+        return self._nodes["segmentation"]
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        self._nodes["source"] = node
+
+    def sourceVolumeNode(self) -> Any:
+        return self._nodes["source"]
+
+    def setCurrentSegmentID(self, segment_id: str) -> None:
+        self._segment = segment_id
+
+    def currentSegmentID(self) -> str:
+        return self._segment
+
+    def setActiveEffectByName(self, name: str) -> None:
+        self._effect = name
+
+
+class SegmentEditor:
+    """The module SegmentEditor: it can be selected and given a segmentation."""
+
+    name = title = "SegmentEditor"
+
+    def __init__(self) -> None:
+        self.editor = Editor()
+
+    def widgetRepresentation(self) -> SegmentEditor:
+        return self
+
+
+class qSlicerScriptedLoadableModule:
     """A scripted module as Slicer holds it; also the `parent` that the module's class writes its description into."""
 
     def __init__(self, name: str, path: Path, widget_class: Callable[[], type]) -> None:
         self.name, self.path = name, str(path)
-        self.title, self.helpText, self.acknowledgementText = name, "", ""  # noqa: N815
+        self.title, self.helpText, self.acknowledgementText = name, "", ""
         self.categories: list[str] = []
         self.dependencies: list[str] = []
         self.contributors: list[str] = []
@@ -93,13 +136,13 @@ class qSlicerScriptedLoadableModule:  # noqa: N801 - Slicer's names
         self._widget_class = widget_class
         self._panel: qSlicerScriptedLoadableModuleWidget | None = None
 
-    def widgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:  # noqa: N802
+    def widgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
         if self._panel is None:
             self._panel = qSlicerScriptedLoadableModuleWidget(self._widget_class, self.name)
             self._panel.build()
         return self._panel
 
-    def createNewWidgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:  # noqa: N802
+    def createNewWidgetRepresentation(self) -> qSlicerScriptedLoadableModuleWidget:
         panel = qSlicerScriptedLoadableModuleWidget(self._widget_class, self.name)
         panel.build()
         return panel
@@ -108,7 +151,7 @@ class qSlicerScriptedLoadableModule:  # noqa: N801 - Slicer's names
         return self.widgetRepresentation().self().logic
 
 
-class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):  # noqa: N801
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
     """The panel: `self.parent` of the Python class, which it makes, tells of its entering and leaving, and reloads."""
 
     _stands_for_cpp = True
@@ -123,12 +166,12 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):  # noqa: N801
     def _get_entered(self) -> bool:
         return self._entered
 
-    isEntered = QtCore.Property(bool, _get_entered)  # noqa: N815
+    isEntered = QtCore.Property(bool, _get_entered)
 
     def _get_module_name(self) -> str:
         return self._module_name
 
-    moduleName = QtCore.Property(str, _get_module_name)  # noqa: N815
+    moduleName = QtCore.Property(str, _get_module_name)
 
     def self(self) -> Any:
         return self._self
@@ -167,10 +210,10 @@ class ModuleManager(Emitter):
     def module(self, name: str) -> Any:
         return self.modules.get(name.lower())
 
-    def factoryManager(self) -> Any:  # noqa: N802
+    def factoryManager(self) -> Any:
         return SimpleNamespace(loadedModuleNames=self.modulesNames, isLoaded=lambda name: name.lower() in self.modules)
 
-    def modulesNames(self) -> list[str]:  # noqa: N802
+    def modulesNames(self) -> list[str]:
         return [module.name for module in self.modules.values()]
 
 
@@ -182,7 +225,7 @@ class ModuleSelector:
         self.selectedModule = ""
         self.visited: list[str] = []
 
-    def selectModule(self, name: str) -> None:  # noqa: N802
+    def selectModule(self, name: str) -> None:
         module = self._manager.module(name)
         if module is None:
             raise BenchError(f"there is no module '{name}' on the bench; there are {self._manager.modulesNames()}")
@@ -198,7 +241,7 @@ class ModuleSelector:
             module.widgetRepresentation().enter()
 
 
-class qSlicerMainWindow(QtWidgets.QMainWindow):  # noqa: N801
+class qSlicerMainWindow(QtWidgets.QMainWindow):
     """Slicer's window as far as a screenshot needs it: the panel on the left, the views on the right, a status bar."""
 
     _stands_for_cpp = True
@@ -224,10 +267,10 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):  # noqa: N801
         self.statusBar()
         self._selector: ModuleSelector | None = None
 
-    def moduleSelector(self) -> ModuleSelector | None:  # noqa: N802
+    def moduleSelector(self) -> ModuleSelector | None:
         return self._selector
 
-    def pythonConsole(self) -> None:  # noqa: N802
+    def pythonConsole(self) -> None:
         return None
 
     def show_module(self, module: Any) -> None:
@@ -254,7 +297,7 @@ class Application(Emitter):
 
     def __init__(self, folder: Path, app_logic: Any, scene: Any, testing: bool) -> None:
         super().__init__()
-        self.majorVersion, self.minorVersion, self.patchVersion = VERSION  # noqa: N815
+        self.majorVersion, self.minorVersion, self.patchVersion = VERSION
         self.applicationVersion = ".".join(str(part) for part in VERSION)
         self.revision, self.applicationName, self.organizationName = "bench", "Slicer", "NA-MIC"
         self.slicerHome, self.temporaryPath = str(folder / "home"), str(folder / "temporary")
@@ -278,48 +321,48 @@ class Application(Emitter):
         except AttributeError:
             raise AttributeError(f"slicer.app has no '{name}' on the bench") from None
 
-    def testingEnabled(self) -> bool:  # noqa: N802
+    def testingEnabled(self) -> bool:
         return self._testing
 
-    def commandOptions(self) -> Any:  # noqa: N802
+    def commandOptions(self) -> Any:
         return self._options
 
-    def applicationLogic(self) -> Any:  # noqa: N802
+    def applicationLogic(self) -> Any:
         return self._app_logic
 
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         return self._scene
 
-    def moduleManager(self) -> ModuleManager:  # noqa: N802
+    def moduleManager(self) -> ModuleManager:
         return self._manager
 
-    def layoutManager(self) -> LayoutManager | None:  # noqa: N802
+    def layoutManager(self) -> LayoutManager | None:
         return self._layout
 
-    def userSettings(self) -> QtCore.QSettings:  # noqa: N802
+    def userSettings(self) -> QtCore.QSettings:
         return QtCore.QSettings()
 
     settings = revisionUserSettings = userSettings
 
-    def processEvents(self, *args: Any) -> None:  # noqa: N802
+    def processEvents(self, *args: Any) -> None:
         QtWidgets.QApplication.processEvents(*args)
 
-    def coreIOManager(self) -> FileReader:  # noqa: N802
+    def coreIOManager(self) -> FileReader:
         return FileReader()
 
-    def pauseRender(self) -> None:  # noqa: N802
+    def pauseRender(self) -> None:
         self.paused += 1
 
-    def resumeRender(self) -> None:  # noqa: N802
+    def resumeRender(self) -> None:
         self.paused -= 1
 
-    def setRenderPaused(self, paused: bool) -> None:  # noqa: N802
+    def setRenderPaused(self, paused: bool) -> None:
         self.paused += 1 if paused else -1
 
-    def pythonConsole(self) -> None:  # noqa: N802
+    def pythonConsole(self) -> None:
         return None
 
-    def startupEnvironment(self) -> dict[str, str]:  # noqa: N802
+    def startupEnvironment(self) -> dict[str, str]:
         import os
 
         return dict(os.environ)
@@ -337,12 +380,12 @@ class Application(Emitter):
 class FileReader:
     """`slicer.app.coreIOManager()`: volumes, segmentations and scenes, through the nodes' own storage."""
 
-    NODES = {
+    NODES: ClassVar = {
         "VolumeFile": ("vtkMRMLScalarVolumeNode", "vtkMRMLVolumeArchetypeStorageNode"),
         "SegmentationFile": ("vtkMRMLSegmentationNode", "vtkMRMLSegmentationStorageNode"),
     }
 
-    def loadNodes(self, kind: str, properties: dict[str, Any], collection: Any, *_: Any) -> bool:  # noqa: N802
+    def loadNodes(self, kind: str, properties: dict[str, Any], collection: Any, *_: Any) -> bool:
         if kind not in self.NODES:
             raise BenchError(f"the bench cannot read {kind}; it can {', '.join(self.NODES)}")
         node_class, storage_class = self.NODES[kind]
@@ -425,7 +468,8 @@ def new_scene(share: Path, home: Path) -> tuple[Any, Any, dict[str, CoreModule]]
     logic.GetColorLogic().SetMRMLScene(scene)
     logic.SetSliceLogics(vtk.vtkCollection())
     logic.SetViewLogics(vtk.vtkCollection())
-    for factory in (slicer.vtkMRMLThreeDViewDisplayableManagerFactory, slicer.vtkMRMLSliceViewDisplayableManagerFactory):
+    for kind in ("ThreeD", "Slice"):
+        factory = getattr(slicer, f"vtkMRML{kind}ViewDisplayableManagerFactory")
         factory.GetInstance().SetMRMLApplicationLogic(logic)
     modules = {}
     for attribute, (name, cls, folder) in LOGICS.items():

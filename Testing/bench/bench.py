@@ -2,7 +2,8 @@
 
 `MedRationale/MedRationale.py` and its .ui are loaded unchanged. `qt` is PySide6 with PythonQt's semantics, `slicer` is
 slicer-core (PyPI) with its real scene, nodes, logics, displayable managers and `slicer.util`; the views are rendered
-off-screen. The few ctk and qMRML widgets, `slicer.app`, the module classes and the parameter node wrapper are stand-ins.
+off-screen. The few ctk and qMRML widgets, `slicer.app`, the module classes and the parameter node wrapper are stand-ins
+of this folder.
 
     with Bench() as bench:
         bench.ui.t2wSelector.setCurrentNode(node)
@@ -12,9 +13,9 @@ off-screen. The few ctk and qMRML widgets, `slicer.app`, the module classes and 
         bench.screenshot("panel.png")
 
 What it cannot show: that PythonQt calls a C++ overload as PySide6 does (PythonQt takes no keyword arguments, PySide6
-does); that Python threads starve under Slicer's event loop; the looks of Slicer's style, its real qMRML and ctk widgets,
-the Segment Editor, the subject hierarchy's Qt plugins and DICOM browser; mouse interaction through Qt (VTK's interactor
-works); the scene's file dialogs; rendering on a graphics card; anything of Slicer's C++ that is newer than slicer-core.
+does); that Python threads starve under Slicer's event loop; the looks of Slicer's style and of its real qMRML and ctk
+widgets; the Segment Editor, the subject hierarchy's Qt plugins, the DICOM browser; mouse and keys through Qt in the
+views (VTK's interactor works); rendering on a graphics card; anything of Slicer's C++ that is newer than slicer-core.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class Bench:
         size: of the main window in pixels.
         module: the scripted module's file.
         panel_width: of the module panel in pixels; Slicer's is about 500.
-        testing: what `slicer.app.testingEnabled()` says. As in Slicer, True makes `slicer.util`'s boxes answer by themselves.
+        testing: what `slicer.app.testingEnabled()` says. As in Slicer, True makes `slicer.util`'s boxes answer by
+            themselves.
         developer: Slicer's developer mode: a section "Reload & Test" on top.
         select: open the module at once; otherwise `slicer.util.selectModule` does.
         settings: what Slicer's settings hold at start, written to a temporary ini file.
@@ -94,10 +96,11 @@ class Bench:
     Attributes:
         module: the Python module of the file.
         widget: its widget's Python side; `panel` the Qt side; `ui` what `widget.ui` is.
-        answers: what the next modal boxes will be answered: a button's caption, True or False, a standard button, a path, a
-            text, None for cancel, or a function that is given the box.
+        answers: what the next modal boxes will be answered: a button's caption, True or False, a standard button, a
+            path, a text, None for cancel, or a function that is given the box.
         messages: the boxes that were opened, as `Message`.
-        pip: calls of `slicer.packaging` that would have installed something.
+        pip: calls of `slicer.packaging` that would have installed something; `pip_code` is what pip ends with, and
+            `pip_satisfied` answers `pip_check`.
         errors: exceptions that reached Qt or VTK; `process`, `call` and leaving the bench raise them.
         vtk_errors: errors that VTK reported.
         longest_block: the longest time in seconds that the event loop stood still since `reset_block()`;
@@ -127,6 +130,7 @@ class Bench:
         self.answers, self.messages = self._desk.answers, self._desk.messages
         self.pip: list[scripted.PipCall] = []
         self.pip_satisfied: Callable[[Any], bool] = lambda requirements: True
+        self.pip_code = 0
         self.errors: list[BaseException] = []
         self.vtk_errors: list[str] = []
 
@@ -207,7 +211,7 @@ class Bench:
             scripted.classes(),
             scripted.i18n(),
             parameters.module(),
-            scripted.packaging(self.pip, lambda requirements: self.pip_satisfied(requirements)),
+            scripted.packaging(self.pip, lambda wanted: self.pip_satisfied(wanted), lambda: self.pip_code),
         ):
             patches.item(sys.modules, made.__name__, made)
             patches.set(slicer, made.__name__.partition(".")[2], made)
@@ -217,6 +221,7 @@ class Bench:
             app_module.qSlicerScriptedLoadableModuleWidget,
         ):
             patches.set(slicer, cls.__name__, cls)
+        modules["segmenteditor"] = app_module.SegmentEditor()
         self.modules = SimpleNamespace(**modules)
         for attribute, module in modules.items():
             self.app.moduleManager().modules[attribute] = module
@@ -270,10 +275,11 @@ class Bench:
                 widget.setMRMLScene(None)
             self.window.close()
             self.window.deleteLater()
-        self.qapp.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+            self.qapp.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
         self._forget_modules()
         self._patches.undo()
-        vtk.vtkOutputWindow.SetInstance(self._vtk_window)
+        if hasattr(self, "_vtk_window"):
+            vtk.vtkOutputWindow.SetInstance(self._vtk_window)
         self._folder.cleanup()
         Bench._open = None
         gc.collect()
@@ -351,7 +357,7 @@ class Bench:
         return bool(done or (until is not None and until()))
 
     def call(self, function: Callable[[], T], seconds: float = 30.0) -> T:
-        """Call a function from within the event loop, so that `longest_block` counts it; its exception is raised here."""
+        """Call a function within the event loop, so that `longest_block` counts it; its exception is raised here."""
         box: dict[str, Any] = {}
 
         def run() -> None:
@@ -367,7 +373,7 @@ class Bench:
         return box["value"]
 
     def click(self, button: Any) -> None:
-        """Click an enabled, visible button from within the event loop. Raises BenchError for one that a user could not."""
+        """Click a button within the event loop. Raises BenchError for one that a user could not click."""
         if not button.enabled or not button.isVisibleTo(self.window):
             state = "disabled" if not button.enabled else "not visible"
             raise BenchError(f"'{button.objectName or button.text}' is {state}: a user could not click it")

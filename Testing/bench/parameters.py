@@ -5,6 +5,8 @@ What it writes into the node is what Slicer writes for these types: numbers and 
 "pack.field". Lists, tuples and dictionaries are written as JSON, which is not Slicer's form.
 """
 
+# ruff: noqa: N802, N815
+
 from __future__ import annotations
 
 import enum
@@ -90,9 +92,10 @@ class Field:
 
     def _known(self) -> None:
         plain = typing.get_origin(self.kind) or self.kind
-        if not (plain in (int, float, bool, str, list, tuple, dict) or self.is_node or self.is_enum or self.is_pack):
-            if not (isinstance(plain, type) and issubclass(plain, pathlib.PurePath)):
-                raise TypeError(f"the parameter node wrapper does not know the type {self.kind} of field '{self.name}'")
+        plain_known = plain in (int, float, bool, str, list, tuple, dict)
+        is_path = isinstance(plain, type) and issubclass(plain, pathlib.PurePath)
+        if not (plain_known or is_path or self.is_node or self.is_enum or self.is_pack):
+            raise TypeError(f"the parameter node wrapper does not know the type {self.kind} of field '{self.name}'")
 
     @property
     def is_node(self) -> bool:
@@ -179,7 +182,7 @@ def fields_of(cls: type) -> dict[str, Field]:
     return {name: Field(cls, name, hint) for name, hint in typing.get_type_hints(cls, include_extras=True).items()}
 
 
-def parameterPack(cls: type) -> type:  # noqa: N802
+def parameterPack(cls: type) -> type:
     """Fields kept together: plain values by themselves, "pack.field" in the node once they belong to a wrapper."""
     found = fields_of(cls)
 
@@ -223,9 +226,9 @@ def parameterPack(cls: type) -> type:  # noqa: N802
 class Wrapped:
     """What a decorated class can do beside its fields."""
 
-    allParameters: dict[str, Field]  # noqa: N815
+    allParameters: dict[str, Field]
 
-    def __init__(self, parameterNode: Any, prefix: str = "") -> None:  # noqa: N803
+    def __init__(self, parameterNode: Any, prefix: str = "") -> None:
         if parameterNode is None:
             raise AssertionError("a parameter node wrapper needs a node")
         self.parameterNode = parameterNode
@@ -242,12 +245,12 @@ class Wrapped:
             raise ValueError(f"no parameter '{name}'; there are {', '.join(self.allParameters)}")
         return self.allParameters[top], rest
 
-    def getValue(self, name: str) -> Any:  # noqa: N802
+    def getValue(self, name: str) -> Any:
         field, rest = self._split(name)
         value = field.read(self.parameterNode, self._prefix)
         return getattr(value, rest) if rest else value
 
-    def setValue(self, name: str, value: Any) -> None:  # noqa: N802
+    def setValue(self, name: str, value: Any) -> None:
         field, rest = self._split(name)
         if rest:
             setattr(field.read(self.parameterNode, self._prefix), rest, value)
@@ -257,32 +260,32 @@ class Wrapped:
     def default(self, name: str) -> Default:
         return Default(self._split(name)[0].default)
 
-    def dataType(self, name: str) -> Any:  # noqa: N802
+    def dataType(self, name: str) -> Any:
         field, rest = self._split(name)
         return field.kind.allParameters[rest].kind if rest else field.kind
 
-    def StartModify(self) -> int:  # noqa: N802
+    def StartModify(self) -> int:
         return int(self.parameterNode.StartModify())
 
-    def EndModify(self, was: int) -> int:  # noqa: N802
+    def EndModify(self, was: int) -> int:
         return int(self.parameterNode.EndModify(was))
 
-    def Modified(self) -> None:  # noqa: N802
+    def Modified(self) -> None:
         self.parameterNode.Modified()
 
-    def AddObserver(self, event: Any, call: Callable[..., Any], priority: float = 0.0) -> int:  # noqa: N802
+    def AddObserver(self, event: Any, call: Callable[..., Any], priority: float = 0.0) -> int:
         return int(self.parameterNode.AddObserver(event, call, priority))
 
-    def RemoveObserver(self, tag: int) -> None:  # noqa: N802
+    def RemoveObserver(self, tag: int) -> None:
         self.parameterNode.RemoveObserver(tag)
 
-    def connectGui(self, gui: Any) -> int:  # noqa: N802
+    def connectGui(self, gui: Any) -> int:
         """Bind every widget that carries the dynamic property SlicerParameterName; returns a tag to undo it."""
         widgets = gui.findChildren(QtWidgets.QWidget) if isinstance(gui, QtWidgets.QWidget) else vars(gui).values()
         named = [(widget.property(PROPERTY), widget) for widget in widgets if hasattr(widget, "property")]
         return self.connectParametersToGui({name: widget for name, widget in named if name})
 
-    def connectParametersToGui(self, mapping: dict[str, Any]) -> int:  # noqa: N802
+    def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
         for name in mapping:
             self.getValue(name)
         connectors = {name: Connector(widget, self.dataType(name)) for name, widget in mapping.items()}
@@ -294,7 +297,7 @@ class Wrapped:
         self._guis[tag] = connectors, self.AddObserver("ModifiedEvent", lambda *_: self._to_gui())
         return tag
 
-    def disconnectGui(self, tag: int) -> None:  # noqa: N802
+    def disconnectGui(self, tag: int) -> None:
         if tag in self._guis:
             connectors, observer = self._guis.pop(tag)
             self.RemoveObserver(observer)
@@ -324,7 +327,7 @@ def _field_property(name: str) -> property:
     return property(lambda self: self.getValue(name), lambda self, value: self.setValue(name, value))
 
 
-def parameterNodeWrapper(cls: type | None = None) -> Any:  # noqa: N802
+def parameterNodeWrapper(cls: type | None = None) -> Any:
     if cls is None:
         return parameterNodeWrapper
     found = fields_of(cls)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import shiboken6
 from PySide6 import QtCore, QtGui, QtSvg, QtSvgWidgets, QtUiTools, QtWidgets
@@ -33,7 +33,7 @@ class BenchError(AssertionError):
     """The module did what Slicer would not stand, or the bench cannot do what was asked."""
 
 
-class UnansweredBox(BenchError):
+class UnansweredBox(BenchError):  # noqa: N818 - says what happened
     """A modal box opened and no answer was waiting for it in `bench.answers`; in Slicer it would have waited."""
 
 
@@ -330,8 +330,20 @@ class Connections:
 class Modal:
     """Everything that would stop and wait for a person is answered from the desk instead."""
 
-    KINDS = {"Information": "info", "Warning": "warning", "Critical": "error", "Question": "question", "NoIcon": "box"}
-    STATIC = {"information": "info", "warning": "warning", "critical": "error", "question": "question", "about": "info"}
+    KINDS: ClassVar = {
+        "Information": "info",
+        "Warning": "warning",
+        "Critical": "error",
+        "Question": "question",
+        "NoIcon": "box",
+    }
+    STATIC: ClassVar = {
+        "information": "info",
+        "warning": "warning",
+        "critical": "error",
+        "question": "question",
+        "about": "info",
+    }
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -394,7 +406,8 @@ class Modal:
         standard = QtWidgets.QMessageBox.StandardButton
 
         def show(parent: Any = None, title: str = "", text: str = "", buttons: Any = None, *_: Any) -> Any:
-            offered = buttons if buttons is not None else standard.Yes | standard.No if kind == "question" else standard.Ok
+            usual = standard.Yes | standard.No if kind == "question" else standard.Ok
+            offered = usual if buttons is None else buttons
             box = QtWidgets.QMessageBox(getattr(QtWidgets.QMessageBox.Icon, _icon(kind)), title, text, offered)
             return standard(self.box(box))
 

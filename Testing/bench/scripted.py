@@ -1,9 +1,13 @@
 """Stand-ins for `slicer.ScriptedLoadableModule`, `slicer.i18n` and `slicer.packaging`."""
 
+# ruff: noqa: N802
+
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import subprocess
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +32,13 @@ class ScriptedLoadableModule:
                 break
         slicer.selfTests[self.moduleName] = self.runTest
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         return os.path.join(os.path.dirname(self.parent.path), "Resources", filename)
 
-    def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:  # noqa: N802
+    def getDefaultModuleDocumentationLink(self, docPage: str | None = None) -> str:
         return f'<p>See <a href="https://slicer.readthedocs.io/{docPage or self.moduleName}">the documentation</a>.</p>'
 
-    def runTest(self, msec: int = 100, **kwargs: Any) -> None:  # noqa: N802
+    def runTest(self, msec: int = 100, **kwargs: Any) -> None:
         case = getattr(importlib.import_module(type(self).__module__), f"{self.moduleName}Test")()
         case.messageDelay = msec
         case.runTest(**kwargs)
@@ -63,7 +67,7 @@ class ScriptedLoadableModuleWidget:
         slicer.app.moduleManager().connect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
         setattr(slicer.modules, f"{self.moduleName}Widget", self)
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         import slicer
 
         return os.path.join(os.path.dirname(slicer.util.modulePath(self.moduleName)), "Resources", filename)
@@ -74,11 +78,11 @@ class ScriptedLoadableModuleWidget:
     def cleanup(self) -> None:
         """For the module to override."""
 
-    def _onModuleAboutToBeUnloaded(self, name: str) -> None:  # noqa: N802
+    def _onModuleAboutToBeUnloaded(self, name: str) -> None:
         if name == self.moduleName:
             self.cleanup()
 
-    def setupDeveloperSection(self) -> None:  # noqa: N802
+    def setupDeveloperSection(self) -> None:
         if not self.developerMode:
             return
         import ctk
@@ -95,12 +99,12 @@ class ScriptedLoadableModuleWidget:
         row.addWidget(self.reloadButton)
         row.addWidget(self.reloadTestButton)
 
-    def onReload(self) -> None:  # noqa: N802
+    def onReload(self) -> None:
         import slicer
 
         slicer.util.reloadScriptedModule(self.moduleName)
 
-    def onReloadAndTest(self, **kwargs: Any) -> None:  # noqa: N802
+    def onReloadAndTest(self, **kwargs: Any) -> None:
         import slicer
 
         with slicer.util.tryWithErrorDisplay("Reload and Test failed."):
@@ -116,13 +120,13 @@ class ScriptedLoadableModuleLogic:
         self.moduleName = type(self).__name__.removesuffix("Logic")
         self.isSingletonParameterNode = True
 
-    def getAllParameterNodes(self) -> list[Any]:  # noqa: N802
+    def getAllParameterNodes(self) -> list[Any]:
         import slicer
 
         nodes = slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode")
         return [node for node in nodes if node.GetAttribute("ModuleName") == self.moduleName]
 
-    def getParameterNode(self) -> Any:  # noqa: N802
+    def getParameterNode(self) -> Any:
         import slicer
 
         if self.isSingletonParameterNode:
@@ -134,7 +138,7 @@ class ScriptedLoadableModuleLogic:
             return self.getAllParameterNodes()[0]
         return slicer.mrmlScene.AddNode(self.createParameterNode())
 
-    def createParameterNode(self) -> Any:  # noqa: N802
+    def createParameterNode(self) -> Any:
         import slicer
 
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
@@ -155,15 +159,15 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         super().__init__(*args, **kwargs)
         self.messageDelay = 0
 
-    def setUp(self) -> None:  # noqa: N802
+    def setUp(self) -> None:
         """For the module to override."""
 
-    def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:  # noqa: N802, N803
+    def delayDisplay(self, message: str, requestedDelay: int | None = None, msec: int | None = None) -> None:
         import slicer
 
         slicer.util.delayDisplay(message, self.messageDelay)
 
-    def runTest(self, *args: Any, **kwargs: Any) -> None:  # noqa: N802
+    def runTest(self, *args: Any, **kwargs: Any) -> None:
         """For the module to override."""
 
 
@@ -199,26 +203,49 @@ class PipCall:
     options: dict[str, Any]
 
 
-def packaging(calls: list[PipCall], satisfied: Callable[[Any], bool]) -> ModuleType:
+#: Parameters of Slicer's functions: a name that Slicer does not know is refused here too.
+PIP = {
+    "pip_ensure": (
+        "requirements", "constraints", "skip_packages", "prompt_install", "prompt_restart", "requester",
+        "skip_in_testing", "show_progress",
+    ),
+    "pip_install": (
+        "requirements", "constraints", "no_deps_requirements", "skip_packages", "blocking", "show_progress",
+        "requester", "parent", "logCallback", "completedCallback",
+    ),
+    "pip_uninstall": ("requirements", "blocking", "logCallback", "completedCallback"),
+}  # fmt: skip
+
+
+def packaging(calls: list[PipCall], satisfied: Callable[[Any], bool], code: Callable[[], int]) -> ModuleType:
     """`slicer.packaging`, which installs nothing: it writes down what it was asked for.
 
     Args:
         calls: where the calls go.
         satisfied: what `pip_check` answers for its requirements.
+        code: pip's exit code for the next call: handed to `completedCallback`, or raised as Slicer does.
     """
     made = ModuleType("slicer.packaging")
 
     def recorder(name: str) -> Callable[..., Any]:
-        def record(requirements: Any = None, *args: Any, **options: Any) -> None:
-            # A function that makes a child process look at its options in the same way as Slicer's does.
-            calls.append(PipCall(name, requirements, {**options, **({"args": args} if args else {})}))
-            completed = options.get("completed_callback") or options.get("completedCallback")
-            if completed is not None:
-                completed(0)
+        kind, none = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+        signature = inspect.Signature(
+            [inspect.Parameter(word, kind, default=none if word == "requirements" else None) for word in PIP[name]]
+        )
+
+        def record(*args: Any, **kwargs: Any) -> None:
+            given = dict(signature.bind(*args, **kwargs).arguments)
+            requirements = given.pop("requirements")
+            told = {key: value for key, value in given.items() if key not in ("logCallback", "completedCallback")}
+            calls.append(PipCall(name, requirements, told))
+            if given.get("completedCallback") is not None:
+                given["completedCallback"](code())
+            elif code():
+                raise subprocess.CalledProcessError(code(), ["pip", str(requirements)])
 
         return record
 
-    for name in ("pip_ensure", "pip_install", "pip_uninstall"):
+    for name in PIP:
         setattr(made, name, recorder(name))
     made.pip_check = satisfied  # type: ignore[attr-defined]
     made.isPipInstallInProgress = lambda: False  # type: ignore[attr-defined]

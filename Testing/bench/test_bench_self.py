@@ -341,7 +341,8 @@ def test_node_box_without_none_takes_the_first_and_its_menu_works(bench: Bench) 
     assert box.currentNode() is node
     drop_down = box.findChildren("QComboBox")[0]
     captions = [drop_down.itemText(i) for i in range(drop_down.count)]
-    assert captions == ["first", "Create new Segmentation", "Rename current Segmentation", "Delete current Segmentation"]
+    kind = "Segmentation"
+    assert captions == ["first", f"Create new {kind}", f"Rename current {kind}", f"Delete current {kind}"]
     bench.answers.append("other name")
     drop_down.activated.emit(2)
     assert node.GetName() == "other name"
@@ -528,14 +529,32 @@ def test_entering_leaving_and_reloading(bench: Bench) -> None:
 def test_nothing_is_installed(bench: Bench) -> None:
     import slicer
 
+    ended: list[int] = []
     slicer.packaging.pip_ensure("no-such-package==1", requester="MedRationale")
-    slicer.util.pip_install(["no-such-package"])
-    assert [(call.function, call.requirements) for call in bench.pip] == [
-        ("pip_ensure", "no-such-package==1"),
-        ("pip_install", ["no-such-package"]),
+    slicer.util.pip_install(["no-such-package"], blocking=False, completedCallback=ended.append)
+    assert [(call.function, call.requirements, call.options) for call in bench.pip] == [
+        ("pip_ensure", "no-such-package==1", {"requester": "MedRationale"}),
+        ("pip_install", ["no-such-package"], {"blocking": False}),
     ]
-    assert bench.pip[0].options == {"requester": "MedRationale"}
+    assert ended == [0]
+    with pytest.raises(TypeError, match="interactive"):
+        slicer.packaging.pip_install("x", interactive=False)
+    bench.pip_code = 1
+    with pytest.raises(subprocess.CalledProcessError):
+        slicer.packaging.pip_install("x")
+    bench.pip_code = 0
     bench.pip.clear()
+
+
+def test_the_segment_editor_can_be_given_a_segmentation(bench: Bench) -> None:
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    editor.setSegmentationNode(node)
+    assert editor.segmentationNode() is node
+    slicer.util.selectModule("BenchSample")
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------
@@ -608,6 +627,33 @@ def test_segmentation_is_drawn_in_the_views(bench: Bench) -> None:
     for name in ("MR_T2W", "MR_3D"):
         red = (drawn[name].astype(int) - plain[name].astype(int)).reshape(-1, 3)
         assert ((red[:, 0] - red[:, 1]) > 30).sum() > 200, name
+
+
+def test_a_click_in_a_view_places_a_point(bench: Bench) -> None:
+    import slicer
+
+    bench.widget.logic.showLayout(add_volume("t2w", 100.0))
+    slicer.util.resetSliceViews()
+    bench.render()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "here")
+    node.CreateDefaultDisplayNodes()
+    logic = slicer.modules.markups.logic()
+    logic.SetActiveList(node)
+    logic.StartPlaceMode(False)
+    view = slicer.app.layoutManager().sliceWidget("MR_T2W")
+    slicer.util.clickAndDrag(view, start=(100, 90), end=(100, 90), steps=1)
+    assert node.GetNumberOfDefinedControlPoints() == 1
+    xy = (100, 90, 0, 1)
+    expected = view.mrmlSliceNode().GetXYToRAS().MultiplyPoint(xy)[:3]
+    assert node.GetNthControlPointPositionWorld(0) == pytest.approx(expected, abs=1.0)
+
+
+def test_there_is_a_font_to_write_with(bench: Bench) -> None:
+    import qt
+
+    metrics = qt.QFontMetrics(qt.QLabel("x").font)
+    boxes = metrics.horizontalAdvance("W") == metrics.horizontalAdvance("i")
+    assert not boxes, "letters are drawn as boxes: install a font (Debian: fonts-dejavu-core)"
 
 
 def test_how_long_the_event_loop_stood_still(bench: Bench) -> None:

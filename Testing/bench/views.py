@@ -1,5 +1,7 @@
 """Slice and 3D views off-screen: slicer-core's displayable managers, in a layout read from Slicer's own layout node."""
 
+# ruff: noqa: N801, N802, N815
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
@@ -53,7 +55,6 @@ class NodeThreeDView(ThreeDView):
     def set_scene(self, scene: Any) -> None:
         super(ThreeDView, self).set_scene(scene)
         self._logic.SetMRMLScene(scene)
-        self._logic.SetViewNode(self._given_node) if hasattr(self._logic, "SetViewNode") else None
         self.set_view_node(self._given_node)
 
 
@@ -76,37 +77,37 @@ class ViewHandle:
     def __init__(self, view: Any) -> None:
         self._view = view
 
-    def renderWindow(self) -> Any:  # noqa: N802
+    def renderWindow(self) -> Any:
         return self._view.render_window()
 
     def interactor(self) -> Any:
         return self._view.interactor()
 
-    def interactorStyle(self) -> Any:  # noqa: N802
+    def interactorStyle(self) -> Any:
         return self._view._interactor_observer
 
-    def scheduleRender(self) -> None:  # noqa: N802
+    def scheduleRender(self) -> None:
         self._view.schedule_render()
 
-    def forceRender(self) -> None:  # noqa: N802
+    def forceRender(self) -> None:
         self._view.render()
 
-    def displayableManagerByClassName(self, name: str) -> Any:  # noqa: N802
+    def displayableManagerByClassName(self, name: str) -> Any:
         return self._view.get_displayable_manager_by_class(name)
 
-    def mrmlSliceNode(self) -> Any:  # noqa: N802
+    def mrmlSliceNode(self) -> Any:
         return self._view.get_view_node()
 
-    def mrmlViewNode(self) -> Any:  # noqa: N802
+    def mrmlViewNode(self) -> Any:
         return self._view.get_view_node()
 
-    def cameraNode(self) -> Any:  # noqa: N802
+    def cameraNode(self) -> Any:
         return self._view.get_camera_node()
 
-    def resetFocalPoint(self) -> None:  # noqa: N802
+    def resetFocalPoint(self) -> None:
         self._view.reset_focal_point()
 
-    def resetCamera(self) -> None:  # noqa: N802
+    def resetCamera(self) -> None:
         self._view.reset_camera()
 
 
@@ -148,7 +149,7 @@ class Pane(QtWidgets.QWidget):
     def _headline(self) -> str:
         return str(self._node.GetLayoutLabel() or self._node.GetLayoutName())
 
-    def paintEvent(self, event: QtGui.QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)
         colour = QtGui.QColor.fromRgbF(*self._node.GetLayoutColor())
         painter.fillRect(0, 0, self.width, HEADLINE, colour)
@@ -160,66 +161,68 @@ class Pane(QtWidgets.QWidget):
         painter.end()
 
 
-class qMRMLSliceWidget(Pane):  # noqa: N801 - Slicer's names
+class qMRMLSliceWidget(Pane):
     """`layoutManager.sliceWidget(name)`."""
 
     def sized(self) -> None:
         self._view._logic.ResizeSliceNode(*self._size)
 
-    def sliceLogic(self) -> Any:  # noqa: N802
+    def sliceLogic(self) -> Any:
         return self._view._logic
 
-    def mrmlSliceNode(self) -> Any:  # noqa: N802
+    def mrmlSliceNode(self) -> Any:
         return self._node
 
-    def mrmlSliceCompositeNode(self) -> Any:  # noqa: N802
+    def mrmlSliceCompositeNode(self) -> Any:
         return self._view._logic.GetSliceCompositeNode()
 
-    def sliceView(self) -> ViewHandle:  # noqa: N802
+    def sliceView(self) -> ViewHandle:
         return ViewHandle(self._view)
 
-    def interactorStyle(self) -> Any:  # noqa: N802
+    def interactorStyle(self) -> Any:
         return self._view._interactor_observer
 
-    def sliceController(self) -> qMRMLSliceWidget:  # noqa: N802
+    def sliceController(self) -> qMRMLSliceWidget:
         return self
 
-    def fitSliceToBackground(self) -> None:  # noqa: N802
+    def fitSliceToBackground(self) -> None:
         self.fit_window()
         self._view._logic.FitSliceToBackground()
 
-    def setSliceOrientation(self, orientation: str) -> None:  # noqa: N802
+    def setSliceOrientation(self, orientation: str) -> None:
         self._node.SetOrientation(orientation)
 
-    def setSliceLink(self, linked: bool) -> None:  # noqa: N802
+    def setSliceLink(self, linked: bool) -> None:
         self.mrmlSliceCompositeNode().SetLinkedControl(int(linked))
 
-    def setSliceVisible(self, visible: bool) -> None:  # noqa: N802
+    def setSliceVisible(self, visible: bool) -> None:
         self._node.SetSliceVisible(int(visible))
 
-    def setSliceOffsetValue(self, offset: float) -> None:  # noqa: N802
+    def setSliceOffsetValue(self, offset: float) -> None:
         self._view._logic.SetSliceOffset(offset)
 
     def _headline(self) -> str:
-        return f"{super()._headline()}    {self._node.GetOrientation()[:1]}: {self._view._logic.GetSliceOffset():.2f} mm"
+        return (
+            f"{super()._headline()}    {self._node.GetOrientation()[:1]}: {self._view._logic.GetSliceOffset():.2f} mm"
+        )
 
 
-class qMRMLThreeDWidget(Pane):  # noqa: N801
+class qMRMLThreeDWidget(Pane):
     """`layoutManager.threeDWidget(i)`."""
 
-    def mrmlViewNode(self) -> Any:  # noqa: N802
+    def mrmlViewNode(self) -> Any:
         return self._node
 
-    def threeDView(self) -> ViewHandle:  # noqa: N802
+    def threeDView(self) -> ViewHandle:
         return ViewHandle(self._view)
 
-    def threeDController(self) -> qMRMLThreeDWidget:  # noqa: N802
+    def threeDController(self) -> qMRMLThreeDWidget:
         return self
 
-    def viewLogic(self) -> Any:  # noqa: N802
+    def viewLogic(self) -> Any:
         return self._view._logic
 
-    def resetFocalPoint(self) -> None:  # noqa: N802
+    def resetFocalPoint(self) -> None:
         self._view.reset_focal_point()
 
 
@@ -246,53 +249,53 @@ class LayoutManager:
 
     # Slicer's names
 
-    def layoutLogic(self) -> Any:  # noqa: N802
+    def layoutLogic(self) -> Any:
         return self._logic
 
-    def layoutNode(self) -> Any:  # noqa: N802
+    def layoutNode(self) -> Any:
         return self._logic.GetLayoutNode()
 
     @property
     def layout(self) -> int:
         return int(self.layoutNode().GetViewArrangement())
 
-    def setLayout(self, layout: int) -> None:  # noqa: N802
+    def setLayout(self, layout: int) -> None:
         self.layoutNode().SetViewArrangement(int(layout))
 
     def _of(self, kind: type) -> list[Any]:
         return [pane for pane in self._panes.values() if isinstance(pane, kind)]
 
-    def sliceViewNames(self) -> list[str]:  # noqa: N802
+    def sliceViewNames(self) -> list[str]:
         return [pane.mrmlSliceNode().GetLayoutName() for pane in self._of(qMRMLSliceWidget)]
 
-    def sliceWidget(self, name: str) -> Any:  # noqa: N802
+    def sliceWidget(self, name: str) -> Any:
         found = [pane for pane in self._of(qMRMLSliceWidget) if pane.mrmlSliceNode().GetLayoutName() == name]
         return found[0] if found else None
 
     @property
-    def threeDViewCount(self) -> int:  # noqa: N802
+    def threeDViewCount(self) -> int:
         return len(self._of(qMRMLThreeDWidget))
 
-    def threeDWidget(self, which: int | str) -> Any:  # noqa: N802
+    def threeDWidget(self, which: int | str) -> Any:
         every = self._of(qMRMLThreeDWidget)
         if isinstance(which, str):
             return next((pane for pane in every if pane.mrmlViewNode().GetLayoutName() == which), None)
         return every[which] if 0 <= which < len(every) else None
 
-    tableViewCount, plotViewCount = 0, 0  # noqa: N815
+    tableViewCount, plotViewCount = 0, 0
 
-    def mrmlSliceLogics(self) -> Any:  # noqa: N802
+    def mrmlSliceLogics(self) -> Any:
         return self._app_logic.GetSliceLogics()
 
-    def activeMRMLThreeDViewNode(self) -> Any:  # noqa: N802
+    def activeMRMLThreeDViewNode(self) -> Any:
         shown = [pane for pane in self._shown if isinstance(pane, qMRMLThreeDWidget)]
         return shown[0].mrmlViewNode() if shown else None
 
-    def resetSliceViews(self) -> None:  # noqa: N802
+    def resetSliceViews(self) -> None:
         for pane in self._of(qMRMLSliceWidget):
             pane.fitSliceToBackground()
 
-    def resetThreeDViews(self) -> None:  # noqa: N802
+    def resetThreeDViews(self) -> None:
         for pane in self._of(qMRMLThreeDWidget):
             pane.resetFocalPoint()
 

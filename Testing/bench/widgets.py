@@ -4,6 +4,8 @@ Only what a panel touches is here: names, properties, signals and what the user 
 AttributeError, so that a test cannot pass by accident.
 """
 
+# ruff: noqa: N801, N802, N805, N815
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
@@ -16,38 +18,38 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 Property, Signal = QtCore.Property, QtCore.Signal
 
 
-class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801 - Slicer's names
+class qMRMLWidget(QtWidgets.QWidget):
     """A container that knows the scene and tells its children by a signal (the .ui connects it)."""
 
     _stands_for_cpp = True
-    mrmlSceneChanged = Signal(object)  # noqa: N815
+    mrmlSceneChanged = Signal(object)
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._scene: Any = None
 
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         return self._scene
 
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         if scene is not self._scene:
             self._scene = scene
             self.mrmlSceneChanged.emit(scene)
 
 
-class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
+class qMRMLNodeComboBox(QtWidgets.QWidget):
     """Lets the user choose a node of the scene; follows nodes that come, go and are renamed.
 
     As in Slicer: without `noneEnabled` the first suitable node is taken by itself; with it nothing is, until chosen.
     """
 
     _stands_for_cpp = True
-    currentNodeChanged = Signal((object,), (bool,))  # noqa: N815
-    currentNodeIDChanged = Signal(str)  # noqa: N815
-    nodeAdded = Signal(object)  # noqa: N815
-    nodeAddedByUser = Signal(object)  # noqa: N815
-    nodeAboutToBeRemoved = Signal(object)  # noqa: N815
-    nodeActivated = Signal(object)  # noqa: N815
+    currentNodeChanged = Signal((object,), (bool,))
+    currentNodeIDChanged = Signal(str)
+    nodeAdded = Signal(object)
+    nodeAddedByUser = Signal(object)
+    nodeAboutToBeRemoved = Signal(object)
+    nodeActivated = Signal(object)
     EVENTS = ("EndBatchProcessEvent", "EndImportEvent", "EndCloseEvent")
 
     def __init__(self, parent: Any = None) -> None:
@@ -81,81 +83,79 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     # what the .ui sets
 
-    def _get(name: str) -> Any:  # type: ignore[misc]  # noqa: N805
+    def _get(name: str) -> Any:  # type: ignore[misc]
         return lambda self: self._flags[name]
 
-    def _set(name: str) -> Any:  # type: ignore[misc]  # noqa: N805
+    def _set(name: str) -> Any:  # type: ignore[misc]
         def write(self: Any, value: bool) -> None:
             self._flags[name] = bool(value)
             self._fill()
 
         return write
 
-    noneEnabled = Property(bool, _get("noneEnabled"), _set("noneEnabled"))  # noqa: N815
-    addEnabled = Property(bool, _get("addEnabled"), _set("addEnabled"))  # noqa: N815
-    removeEnabled = Property(bool, _get("removeEnabled"), _set("removeEnabled"))  # noqa: N815
-    editEnabled = Property(bool, _get("editEnabled"), _set("editEnabled"))  # noqa: N815
-    renameEnabled = Property(bool, _get("renameEnabled"), _set("renameEnabled"))  # noqa: N815
-    showChildNodeTypes = Property(bool, _get("showChildNodeTypes"), _set("showChildNodeTypes"))  # noqa: N815
-    showHidden = Property(bool, _get("showHidden"), _set("showHidden"))  # noqa: N815
-    selectNodeUponCreation = Property(  # noqa: N815
-        bool, _get("selectNodeUponCreation"), _set("selectNodeUponCreation")
-    )
-    setNoneEnabled, setAddEnabled = _set("noneEnabled"), _set("addEnabled")  # noqa: N815
-    setRemoveEnabled, setRenameEnabled = _set("removeEnabled"), _set("renameEnabled")  # noqa: N815
-    setShowChildNodeTypes, setEditEnabled = _set("showChildNodeTypes"), _set("editEnabled")  # noqa: N815
-    setSelectNodeUponCreation, setShowHidden = _set("selectNodeUponCreation"), _set("showHidden")  # noqa: N815
+    noneEnabled = Property(bool, _get("noneEnabled"), _set("noneEnabled"))
+    addEnabled = Property(bool, _get("addEnabled"), _set("addEnabled"))
+    removeEnabled = Property(bool, _get("removeEnabled"), _set("removeEnabled"))
+    editEnabled = Property(bool, _get("editEnabled"), _set("editEnabled"))
+    renameEnabled = Property(bool, _get("renameEnabled"), _set("renameEnabled"))
+    showChildNodeTypes = Property(bool, _get("showChildNodeTypes"), _set("showChildNodeTypes"))
+    showHidden = Property(bool, _get("showHidden"), _set("showHidden"))
+    selectNodeUponCreation = Property(bool, _get("selectNodeUponCreation"), _set("selectNodeUponCreation"))
+    setNoneEnabled, setAddEnabled = _set("noneEnabled"), _set("addEnabled")
+    setRemoveEnabled, setRenameEnabled = _set("removeEnabled"), _set("renameEnabled")
+    setShowChildNodeTypes, setEditEnabled = _set("showChildNodeTypes"), _set("editEnabled")
+    setSelectNodeUponCreation, setShowHidden = _set("selectNodeUponCreation"), _set("showHidden")
 
     def _get_types(self) -> list[str]:
         return list(self._types)
 
-    def setNodeTypes(self, types: Any) -> None:  # noqa: N802
+    def setNodeTypes(self, types: Any) -> None:
         self._types = [str(kind) for kind in types]
         self._fill()
 
-    nodeTypes = Property("QStringList", _get_types, setNodeTypes)  # noqa: N815
+    nodeTypes = Property("QStringList", _get_types, setNodeTypes)
 
     def _get_hidden(self) -> list[str]:
         return list(self._hidden_types)
 
-    def setHideChildNodeTypes(self, types: Any) -> None:  # noqa: N802
+    def setHideChildNodeTypes(self, types: Any) -> None:
         self._hidden_types = [str(kind) for kind in types]
         self._fill()
 
-    hideChildNodeTypes = Property("QStringList", _get_hidden, setHideChildNodeTypes)  # noqa: N815
+    hideChildNodeTypes = Property("QStringList", _get_hidden, setHideChildNodeTypes)
 
     def _get_none(self) -> str:
         return self._none_text
 
-    def setNoneDisplay(self, text: str) -> None:  # noqa: N802
+    def setNoneDisplay(self, text: str) -> None:
         self._none_text = text
         self._fill()
 
-    noneDisplay = Property(str, _get_none, setNoneDisplay)  # noqa: N815
+    noneDisplay = Property(str, _get_none, setNoneDisplay)
 
     def _get_base(self) -> str:
         return self._base_name
 
-    def setBaseName(self, text: str) -> None:  # noqa: N802
+    def setBaseName(self, text: str) -> None:
         self._base_name = text
 
-    baseName = Property(str, _get_base, setBaseName)  # noqa: N815
+    baseName = Property(str, _get_base, setBaseName)
 
     def _get_id(self) -> str:
         return self._node.GetID() if self._node is not None else ""
 
-    def setCurrentNodeID(self, node_id: Any) -> None:  # noqa: N802
+    def setCurrentNodeID(self, node_id: Any) -> None:
         node = self._scene.GetNodeByID(node_id) if self._scene is not None and node_id else None
         self.setCurrentNode(node)
 
-    currentNodeID = Property(str, _get_id, setCurrentNodeID)  # noqa: N815
+    currentNodeID = Property(str, _get_id, setCurrentNodeID)
 
     # what a module calls
 
-    def mrmlScene(self) -> Any:  # noqa: N802
+    def mrmlScene(self) -> Any:
         return self._scene
 
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         if scene is self._scene:
             return
         for owner, tag in self._tags + self._watched:
@@ -171,27 +171,27 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
                 self._watch(getattr(scene, name), lambda *_: self._fill())
         self._fill()
 
-    def currentNode(self) -> Any:  # noqa: N802
+    def currentNode(self) -> Any:
         return self._node
 
-    def setCurrentNode(self, node: Any) -> None:  # noqa: N802
+    def setCurrentNode(self, node: Any) -> None:
         if isinstance(node, str):
             self.setCurrentNodeID(node)
             return
         self._choose(node if node is None or self._fits(node) else None)
 
-    def nodeCount(self) -> int:  # noqa: N802
+    def nodeCount(self) -> int:
         return len(self._nodes())
 
-    def nodeFromIndex(self, index: int) -> Any:  # noqa: N802
+    def nodeFromIndex(self, index: int) -> Any:
         nodes = self._nodes()
         return nodes[index] if 0 <= index < len(nodes) else None
 
-    def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:  # noqa: N802
+    def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:
         self._attributes.setdefault(node_type, {})[name] = value
         self._fill()
 
-    def addNode(self, node_type: str | None = None) -> Any:  # noqa: N802
+    def addNode(self, node_type: str | None = None) -> Any:
         kind = node_type or self._types[0]
         node = self._scene.AddNewNodeByClass(kind, self._scene.GenerateUniqueName(self._base_name or kind[7:-4]))
         for name, value in self._attributes.get(kind, {}).items():
@@ -201,11 +201,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.nodeAddedByUser.emit(node)
         return node
 
-    def removeCurrentNode(self) -> None:  # noqa: N802
+    def removeCurrentNode(self) -> None:
         if self._node is not None:
             self._scene.RemoveNode(self._node)
 
-    def renameCurrentNode(self) -> None:  # noqa: N802
+    def renameCurrentNode(self) -> None:
         name = QtWidgets.QInputDialog.getText(self, "Rename", "New name:", 0, self._node.GetName())
         if name:
             self._node.SetName(name)
@@ -302,11 +302,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.nodeActivated.emit(self._node)
 
 
-class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
+class ctkCollapsibleButton(QtWidgets.QAbstractButton):
     """A headline with a layout under it; collapsed, it hides the widgets of the layout."""
 
     _stands_for_cpp = True
-    contentsCollapsed = Signal(bool)  # noqa: N815
+    contentsCollapsed = Signal(bool)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(next((arg for arg in args if isinstance(arg, QtWidgets.QWidget)), None))
@@ -327,12 +327,12 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
     def _get_collapsed(self) -> bool:
         return self._collapsed
 
-    def setCollapsed(self, collapsed: bool) -> None:  # noqa: N802
+    def setCollapsed(self, collapsed: bool) -> None:
         self.setChecked(not collapsed)
 
     collapsed = Property(bool, _get_collapsed, setCollapsed)
     # Looks that the bench takes note of and does not draw.
-    contentsFrameShape = Property(int, lambda self: 0, lambda self, shape: None)  # noqa: N815
+    contentsFrameShape = Property(int, lambda self: 0, lambda self, shape: None)
     flat = Property(bool, lambda self: False, lambda self, flat: None)
 
     def _contents(self) -> list[QtWidgets.QWidget]:
@@ -354,36 +354,36 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
         self.updateGeometry()
         self.contentsCollapsed.emit(collapsed)
 
-    def childEvent(self, event: QtCore.QChildEvent) -> None:  # noqa: N802
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
         child = event.child()
         if event.added() and isinstance(child, QtWidgets.QWidget):
             child.installEventFilter(self)
         super().childEvent(event)
 
-    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:  # noqa: N802
+    def eventFilter(self, child: QtCore.QObject, event: QtCore.QEvent) -> bool:
         # A widget shown while the headline is collapsed waits for it to open.
         if self._collapsed and event.type() == QtCore.QEvent.Type.ShowToParent and child.parent() is self:
             self._shown_again.add(child)
             child.hide()
         return False
 
-    def hitButton(self, position: QtCore.QPoint) -> bool:  # noqa: N802
+    def hitButton(self, position: QtCore.QPoint) -> bool:
         return position.y() < self._headline()
 
-    def sizeHint(self) -> QtCore.QSize:  # noqa: N802
+    def sizeHint(self) -> QtCore.QSize:
         inside = QtCore.QSize(0, 0)
         if self.layout() is not None and not self._collapsed:
             inside = self.layout().totalSizeHint()
         text = QtGui.QFontMetrics(self.font).horizontalAdvance(self.text) + 40
         return QtCore.QSize(max(text, inside.width()), max(self._headline(), inside.height()))
 
-    def minimumSizeHint(self) -> QtCore.QSize:  # noqa: N802
+    def minimumSizeHint(self) -> QtCore.QSize:
         inside = QtCore.QSize(0, 0)
         if self.layout() is not None and not self._collapsed:
             inside = self.layout().totalMinimumSize()
         return QtCore.QSize(inside.width(), max(self._headline(), inside.height()))
 
-    def paintEvent(self, event: QtGui.QPaintEvent) -> None:  # noqa: N802
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)
         head = QtCore.QRect(0, 0, self.width, self._headline())
         painter.fillRect(head, self.palette.color(QtGui.QPalette.ColorRole.Midlight))
@@ -398,11 +398,11 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):  # noqa: N801
         painter.end()
 
 
-class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
+class ctkPathLineEdit(QtWidgets.QWidget):
     """A path and a button to browse for it."""
 
     _stands_for_cpp = True
-    currentPathChanged = Signal(str)  # noqa: N815
+    currentPathChanged = Signal(str)
     Dirs, Files, Drives, NoSymLinks, Readable, Writable, Executable, Hidden = 1, 2, 4, 8, 16, 32, 64, 256
 
     def __init__(self, parent: Any = None) -> None:
@@ -421,15 +421,15 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
     def _get_path(self) -> str:
         return self._line.text
 
-    def setCurrentPath(self, path: Any) -> None:  # noqa: N802
+    def setCurrentPath(self, path: Any) -> None:
         self._line.setText(str(path))
 
-    currentPath = Property(str, _get_path, setCurrentPath)  # noqa: N815
+    currentPath = Property(str, _get_path, setCurrentPath)
 
     def _get_filters(self) -> int:
         return self._filters
 
-    def setFilters(self, filters: int) -> None:  # noqa: N802
+    def setFilters(self, filters: int) -> None:
         self._filters = int(filters)
 
     filters = Property(int, _get_filters, setFilters)
@@ -437,10 +437,10 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
     def _get_names(self) -> list[str]:
         return list(self._names)
 
-    def setNameFilters(self, names: Any) -> None:  # noqa: N802
+    def setNameFilters(self, names: Any) -> None:
         self._names = [str(name) for name in names]
 
-    nameFilters = Property("QStringList", _get_names, setNameFilters)  # noqa: N815
+    nameFilters = Property("QStringList", _get_names, setNameFilters)
 
     def _get_label(self) -> str:
         return self._label
@@ -456,9 +456,9 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
     def _set_key(self, key: str) -> None:
         self._key = key
 
-    settingKey = Property(str, _get_key, _set_key)  # noqa: N815
+    settingKey = Property(str, _get_key, _set_key)
 
-    def addCurrentPathToHistory(self) -> None:  # noqa: N802
+    def addCurrentPathToHistory(self) -> None:
         """Slicer keeps a history under `settingKey`; nobody reads it on the bench."""
 
     def browse(self) -> None:
@@ -472,12 +472,12 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
             self.setCurrentPath(chosen)
 
 
-class ctkMessageBox(QtWidgets.QMessageBox):  # noqa: N801
+class ctkMessageBox(QtWidgets.QMessageBox):
     """What slicer.util's displays open; "don't show again" is never set."""
 
     _stands_for_cpp = True
-    dontShowAgainVisible = Property(bool, lambda self: False, lambda self, on: None)  # noqa: N815
-    dontShowAgainSettingsKey = Property(str, lambda self: "", lambda self, key: None)  # noqa: N815
+    dontShowAgainVisible = Property(bool, lambda self: False, lambda self, on: None)
+    dontShowAgainSettingsKey = Property(str, lambda self: "", lambda self, key: None)
 
 
 CTK = (ctkCollapsibleButton, ctkPathLineEdit, ctkMessageBox)
@@ -493,14 +493,14 @@ class UiLoader(QtUiTools.QUiLoader):
     """
 
     def __init__(self, parent: Any = None) -> None:
-        # Without its plugins: where PySide6's addons are installed, they load a whole web browser for none of our widgets.
+        # Without its plugins: those of PySide6's addons load a whole web browser, for none of our widgets.
         paths = QtCore.QCoreApplication.libraryPaths()
         QtCore.QCoreApplication.setLibraryPaths([])
         super().__init__(parent)
         QtCore.QCoreApplication.setLibraryPaths(paths)
         self._made: list[Any] = []
 
-    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:  # noqa: N802
+    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:
         made: Any
         if class_name in BY_NAME:
             made = BY_NAME[class_name](parent)
@@ -544,7 +544,9 @@ class UiLoader(QtUiTools.QUiLoader):
                 element.remove(prop)
                 flags = [part.rpartition("::")[2] for part in (value.text or "").split("|")]
 
-                def put(named: Any, owner: str = element.get("name", ""), what: str = prop.get("name", ""), f: Any = flags):
+                def put(
+                    named: Any, owner: str = element.get("name", ""), what: str = prop.get("name", ""), f: Any = flags
+                ):
                     widget = named[owner]
                     setattr(widget, what, sum(getattr(type(widget), flag) for flag in f))
 

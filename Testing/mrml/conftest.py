@@ -1,4 +1,4 @@
-"""A scene of its own for every test, without Slicer; skipped by name where slicer-core is missing (extra ``viewer``)."""
+"""A scene for every test, without Slicer; skipped by name where slicer-core is missing (extra ``viewer``)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     fresh = slicer.vtkMRMLScene()
     logic = slicer.vtkSlicerApplicationLogic()
     logic.SetMRMLScene(fresh)
-    for cls in ("vtkMRMLColorLegendDisplayNode", "vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"):
+    for cls in ("vtkMRMLColorLegendDisplayNode", "vtkMRMLSequenceBrowserNode"):
         fresh.RegisterNodeClass(getattr(slicer, cls)())  # as the modules of that name do in Slicer
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(fresh)  # makes it
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(fresh, True)
     monkeypatch.setattr(slicer, "mrmlScene", fresh, raising=False)
     yield fresh

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - the imports need slicer-core, which may be missing
 """What a case shows in a scene: made, brought up to date, edited by hand, deleted by hand, removed."""
 
 from __future__ import annotations
@@ -167,13 +168,11 @@ def test_the_scene_follows_the_case(shown: CaseScene) -> None:
     assert shown.markers.GetNumberOfControlPoints() == 1
     case.undo()
     shown.update()
-    assert np.array_equal(
-        segment_mask(node, "region_2", case.explanation.zones), case.explanation.lesion(2).mask.array
-    )
+    assert np.array_equal(segment_mask(node, "region_2", case.explanation.zones), case.explanation.lesion(2).mask.array)
     assert shown.line(2) is not None
     category = case.explanation.lesion(1).category
     before = node.GetSegmentation().GetSegment("region_1").GetColor()
-    case.override(1, "epe", True, "Dr A")
+    case.override(1, "epe", "definite", "Dr A")
     assert case.explanation.lesion(1).category != category
     shown.update()
     assert node.GetSegmentation().GetSegment("region_1").GetColor() != before
@@ -330,8 +329,7 @@ def test_a_moved_segmentation_is_read_where_it_lies(shown: CaseScene) -> None:
 
 def test_emptied_and_deleted_segments(shown: CaseScene) -> None:
     shown.segmentation.GetSegmentation().RemoveSegment("region_2")
-    mask = shown.case.explanation.lesion(1).mask
-    draw(shown, "region_1", mask.with_array(np.zeros_like(mask.array)))
+    shown.segmentation.GetSegmentation().ClearSegment("region_1")
     edited = shown.edited_masks()
     assert list(edited) == [1]
     assert not edited[1].array.any()
@@ -410,7 +408,8 @@ def views(shown: CaseScene) -> dict[str, Any]:
     for role, name in layout.SLICE_VIEWS.items():
         composite = shown.scene.AddNode(slicer.vtkMRMLSliceCompositeNode())
         composite.SetLayoutName(name)
-        plane = slicer.vtkMRMLSliceNode()
+        plane = shown.scene.CreateNodeByClass("vtkMRMLSliceNode")
+        plane.UnRegister(None)
         plane.SetSingletonTag(name)
         plane.SetLayoutName(name)
         shown.scene.AddNode(plane)
@@ -470,8 +469,9 @@ def test_a_study_without_t2w_or_gland(scene: Any) -> None:
     case = Case(_State(explanation.study, explanation), None)
     shown = CaseScene(scene, case, loaded(scene, case))
     shown.update()
-    assert shown.segmentation.GetNodeReference(shown.segmentation.GetReferenceImageGeometryReferenceRole()) is (
-        shown.nodes["adc"]
+    assert (
+        shown.segmentation.GetNodeReference(shown.segmentation.GetReferenceImageGeometryReferenceRole())
+        is (shown.nodes["adc"])
     )
     assert shown.edited_masks() == {}
     shown.show_evidence("adc.marked")

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - the imports need slicer-core, which may be missing
 """Volume nodes and volumes: places, values and axes come through unchanged, whatever lies above a node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - the imports need slicer-core, which may be missing
 """Which nodes are T2W, ADC and high-b, and which are refused or asked about."""
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Database:
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
 
-    def fileForInstance(self, uid: str) -> str:
+    def fileForInstance(self, uid: str) -> str:  # noqa: N802 - Slicer's name
         return self.files.get(uid, "")
 
 
@@ -172,7 +173,7 @@ def examination(scene: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_dicom_headers_tell_what_names_do_not(scene: Any, examination: tuple[Path, list[Any]]) -> None:
-    folder, nodes = examination
+    folder, _ = examination
     found = find_inputs(scene)
     assert set(found.nodes) == {"t2w", "adc", "hbv"}
     assert "b1400" in found.why["hbv"]
@@ -206,11 +207,12 @@ def test_nodes_give_the_study_that_files_would(scene: Any) -> None:
     study = study_from_nodes(t2w, adc, hbv, psa=6.5, name="case 7")
     assert (study.name, study.psa, study.roles) == ("case 7", 6.5, ("t2w", "adc", "hbv"))
     assert study.headers["hbv"].b_value == 1500
-    assert [str(c) for c in study.choices][0] == "T2W: t2w (chosen in the scene)"
+    assert str(study.choices[0]) == "T2W: t2w (chosen in the scene)"
     assert study.t2w.geometry.almost_equal(T2W_GRID, 1e-6)
     assert [record.name for record in study.inputs] == ["t2w", "adc", "dwi_b1500"]
     assert {r: v.sha256 for r, v in volumes_from_nodes({"t2w": t2w, "adc": adc, "hbv": hbv}).items()} == {
-        r: study.volume(r).sha256 for r in study.roles  # type: ignore[union-attr]
+        r: study.volume(r).sha256
+        for r in study.roles  # type: ignore[union-attr]
     }
 
 

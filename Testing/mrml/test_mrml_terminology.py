@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - the imports need slicer-core, which may be missing
 """Our context files as Slicer's Terminologies module reads them, and the codes that segments carry."""
 
 from __future__ import annotations

@@ -554,8 +554,9 @@ def test_it_says_what_the_explainer_says(
     with pytest.raises(ValueError, match="outside the images"):
         reader.region_at((900.0, 0.0, 0.0), there.zones)
 
-    remote.see(study.with_shift("adc", (3.0, 0.0, 0.0)))
+    shifted = remote.see(study.with_shift("adc", (3.0, 0.0, 0.0)))
     assert remote.ready_for(secret, "explain")
+    assert set(shifted.evidence().fields["adc"].values)  # all is written: the child is at rest
     for file in folder_of(remote).rglob("*"):
         assert not file.is_file() or not any(s in file.read_bytes() for s in (b"PAT-4711", b"1.2.840.4711"))
     assert "PAT-4711" not in caplog.text

@@ -171,7 +171,7 @@ def test_one_job_at_a_time(session: Session, network: Scripted):
         with pytest.raises(CaseError, match=r"busy \(explaining the study\); wait for it, or cancel it"):
             call()
     assert network.begun == [("explain", "synthetic")]
-    with pytest.raises(CaseError, match="not explained yet|busy"):
+    with pytest.raises(CaseError, match="busy"):
         session.perform(int, "x")
 
 
@@ -283,8 +283,8 @@ def test_an_action_is_done_at_once_when_the_network_is_warm(explained: Session, 
     assert explained.job.state == "done"
     assert results[0].number == 3
     assert network.begun == []
+    explained.open(network.fake.study)
     with pytest.raises(CaseError, match="not explained yet"):
-        explained.open(network.fake.study)
         explained.perform(int, "x")
 
 
@@ -426,7 +426,8 @@ def test_the_road_through_a_child(tmp_path: Path):
         session.explain()
         assert session.wait(300).state == "done", session.job
         frame = case.study.frame
-        drawn = frame.with_array(np.linalg.norm(np.indices(frame.array.shape).T - (48, 48, 6), axis=-1).T < 5)
+        far = np.moveaxis(np.indices(frame.array.shape), 0, -1) - (6, 48, 48)
+        drawn = frame.with_array(np.linalg.norm(far, axis=-1) < 5)
         session.perform(lambda: case.add_region(drawn, READER), "adding", then=lambda x: polls.append(x.to_dict))
         assert session.job.state == "done", session.job
         assert len(polls) == 1

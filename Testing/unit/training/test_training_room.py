@@ -6,7 +6,6 @@ The network is the real one with a few channels; studies are simulated from the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,14 +54,6 @@ class _Items(Dataset[Item]):
             raise IndexError(index)
         self.asked.append(index)
         return self.item
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

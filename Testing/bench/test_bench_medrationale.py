@@ -1,0 +1,25 @@
+"""MedRationale's own file opens on the bench, unchanged, and stands up to what Slicer does with every module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def test_medrationale_opens_reloads_and_survives_a_closed_scene(bench: Any, tmp_path: Path) -> None:
+    import slicer
+
+    assert bench.handle.title == "MedRationale"
+    assert Path(bench.module.__file__).name == "MedRationale.py"
+    labels = [label.text for label in bench.panel.findChildren("QLabel")]
+    assert any("Research use only" in text for text in labels)
+    slicer.mrmlScene.Clear()
+    slicer.util.selectModule("Volumes")
+    slicer.util.selectModule("MedRationale")
+    before = bench.widget
+    before.onReload()
+    assert bench.widget is not before
+    bench.process(0.2)
+    image = bench.screenshot(tmp_path / "medrationale.png")
+    assert (image.width(), image.height()) == bench.size
+    assert bench.vtk_errors == []
