@@ -137,8 +137,16 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             (slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved),
         ):
             self.addObserver(slicer.mrmlScene, event, call)
+        self._loadTerms()
         self.initializeParameterNode()
         self.refresh()
+
+    @staticmethod
+    def _loadTerms() -> None:
+        """Our terms for the segments, so that Slicer's terminology selector knows them."""
+        from MedRationaleLogic.mrml import terminology
+
+        terminology.load()
 
     def _makeSections(self) -> None:
         from MedRationaleLib.correct_section import CorrectSection
@@ -411,6 +419,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         explanation = self.desk.explanation
         self.ui.studySection.collapsed = True
+        layout.set_windows(self.desk.nodes, explanation)
         layout.zoom_to(slicer.mrmlScene, explanation.zones)
         self.desk.view.show_surfaces(True)
         if explanation.lesions:

@@ -9,7 +9,7 @@ import qt
 
 from MedRationaleLib.widgets import colourCell, onSignal
 
-COLUMNS = ("Region", "PI-RADS", "Zone", "Sectors", "Size", "T2W", "DWI", "Suspicion", "Flags")
+COLUMNS = ("#", "PI-RADS", "Zone", "Sectors", "Size", "T2W", "DWI", "Susp.", "Flags")
 
 
 class FindingsSection:
@@ -59,7 +59,7 @@ class FindingsSection:
             for row, number in enumerate(self.numbers):
                 self._row(row, explanation.lesion(number), words)
             self.table.resizeColumnsToContents()
-            self.table.setColumnWidth(3, min(230, self.table.columnWidth(3)))
+            self.table.setColumnWidth(3, min(165, self.table.columnWidth(3)))
             self.table.resizeRowsToContents()
             self._fit()
             self.showSelection()
@@ -96,7 +96,7 @@ class FindingsSection:
         others = words.reachable_words(rationale.category_reachable, lesion.category)
         suspicion = "-" if lesion.suspicion is None else f"{lesion.suspicion.value:.2f}"
         cells = (
-            f"{lesion.number}" + (" (reader)" if lesion.origin == "reader" else ""),
+            f"{lesion.number}" + (" R" if lesion.origin == "reader" else ""),
             f"{lesion.category}" + (f" (or {others})" if others else ""),
             rationale.zone + ("?" if rationale.zone_uncertain else ""),
             "\n".join(words.sector_words(key) for key, _share in lesion.measures.sectors[:2]) or "-",
@@ -106,7 +106,17 @@ class FindingsSection:
             suspicion,
             f"{len(lesion.all_flags)}" if lesion.all_flags else "",
         )
-        tips = {3: words.sectors_words(lesion), 4: words.lesion_size(lesion)[1], 8: "\n".join(lesion.all_flags)}
+        tips = {
+            0: "outlined by a reader" if lesion.origin == "reader" else "outlined by the model",
+            3: words.sectors_words(lesion),
+            4: words.lesion_size(lesion)[1],
+            8: "\n".join(lesion.all_flags),
+        }
+            0: "outlined by a reader" if lesion.origin == "reader" else "outlined by the model",
+            3: words.sectors_words(lesion),
+            4: words.lesion_size(lesion)[1],
+            8: "\n".join(lesion.all_flags),
+        }
         for column, text in enumerate(cells):
             item = qt.QTableWidgetItem(text)
             if column in tips:

@@ -137,14 +137,16 @@ class RationaleSection:
             for step in below:
                 self._add(item, step)
         self.tree.expandAll()
-        for column, width in enumerate((210, 170, 90)):
+        for column, width in enumerate((175, 135, 62)):
             self.tree.setColumnWidth(column, width)
 
     def _add(self, parent: Any, step: Any) -> Any:
         from MedRationaleLogic.export import words
 
         item = qt.QTreeWidgetItem(parent)
-        item.setText(0, words.step_label(step))
+        name = words.step_label(step)
+        # the DWI score rests on two images with a signal and a pattern each
+        item.setText(0, f"{words.CONCEPT_GROUPS[step.sequence]} {name}" if step.sequence in ("adc", "hbv") else name)
         answer = words.answer_words(step.id, step.answer)
         if step.original is not None:
             answer += f"  (model: {words.answer_words(step.id, step.original)})"

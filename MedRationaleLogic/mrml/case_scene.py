@@ -123,7 +123,7 @@ class CaseScene:
         self._gather(nodes)
         self.select(self.case.selection.lesion)
 
-    def show_evidence(self, concept_id: str) -> Any:
+    def show_evidence(self, concept_id: str, *, everywhere: bool = True) -> Any:
         """Show where a concept's evidence lies, in the views of its own sequence.
 
         One volume is used for all concepts. On the frame's grid, 0..1, fixed window, transparent below the threshold,
@@ -131,6 +131,8 @@ class CaseScene:
 
         Args:
             concept_id: of the lexicon, seen in one of the study's sequences.
+            everywhere: False leaves out what lies away from the gland and the regions, as the report does
+                (:mod:`MedRationaleLogic.export.shown`).
 
         Returns:
             vtkMRMLScalarVolumeNode.
@@ -142,7 +144,7 @@ class CaseScene:
         explanation = self.case.explanation
         if explanation is None:
             raise NodeError("the study is not explained yet; explain it first")
-        node = self._evidence.show(concept_id, explanation, self.nodes)
+        node = self._evidence.show(concept_id, explanation, self.nodes, everywhere=everywhere)
         self._gather([node])
         return node
 

@@ -14,6 +14,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from MedRationaleLogic.export.files import evidence_bytes
 from MedRationaleLogic.export.palette import evidence_table
+from MedRationaleLogic.export.shown import near_gland
 from MedRationaleLogic.export.words import CONCEPT_GROUPS, concept_phrase
 from MedRationaleLogic.imaging.acquisition import Role
 from MedRationaleLogic.imaging.volume import Volume
@@ -40,7 +41,7 @@ class Evidence:
         self._scene, self._owner = scene, owner
         self._opacity = OPACITY
         self._threshold: float | None = None
-        self._holds: tuple[object, str, str] | None = None
+        self._holds: tuple[object, str, str, object] | None = None
 
     def node(self) -> Any:
         """The evidence volume, or None before :meth:`show`."""
@@ -58,7 +59,9 @@ class Evidence:
         node = self.node()
         return node is not None and any(c.GetForegroundVolumeID() == node.GetID() for c in _composites(self._scene))
 
-    def show(self, concept_id: str, explanation: Explanation, nodes: Mapping[Role, Any]) -> Any:
+    def show(
+        self, concept_id: str, explanation: Explanation, nodes: Mapping[Role, Any], *, everywhere: bool = True
+    ) -> Any:  # fmt: skip
         """Write a concept's evidence into the volume and put it over the images of the concept's sequence.
 
         Raises:
@@ -67,12 +70,15 @@ class Evidence:
         if self._threshold is None:
             self._threshold = float(explanation.evidence.threshold)
         node = self.node()
-        if node is None or not self._up_to_date(node, explanation, concept_id):
+        near = None if everywhere else near_gland(explanation)
+        if node is None or not self._up_to_date(node, explanation, concept_id, near):
             seen = evidence_bytes(explanation, concept_id)
+            if near is not None:
+                seen = seen.with_array(seen.array * near)
             if node is None:
                 node = mark(self._scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", VOLUME), self._owner, VOLUME)
             _write(node, seen)
-            self._holds = (explanation.evidence, concept_id, node.GetID())
+            self._holds = (explanation.evidence, concept_id, node.GetID(), near)
         sequence = lexicon.load().concept(concept_id).sequences[0]
         node.SetName(f"Evidence: {CONCEPT_GROUPS.get(sequence, sequence)}, {concept_phrase(concept_id)}")
         node.SetAttribute(CONCEPT, concept_id)
@@ -114,10 +120,12 @@ class Evidence:
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
-    def _up_to_date(self, node: Any, explanation: Explanation, concept_id: str) -> bool:
-        # by identity: maps compare by all their voxels
+    def _up_to_date(self, node: Any, explanation: Explanation, concept_id: str, near: object) -> bool:
         held = self._holds
-        return held is not None and held[0] is explanation.evidence and held[1:] == (concept_id, node.GetID())
+        if held is None or held[1:3] != (concept_id, node.GetID()):
+            return False
+        # by identity: maps and masks compare by all their voxels
+        return held[0] is explanation.evidence and held[3] is near
 
     def _dress(self, node: Any) -> None:
         """Colours, fixed window and threshold; also after the user has deleted one of them."""

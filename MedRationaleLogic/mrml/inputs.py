@@ -313,9 +313,13 @@ def volumes_from_nodes(nodes: Mapping[Role, Any]) -> dict[Role, Volume]:
     Raises:
         NodeError: as there.
     """
-    given = _all_looked_at(nodes)
-    study = _read(given, given[0].name, None)
-    return {role: volume for role in study.roles if (volume := study.volume(role)) is not None}
+    found: dict[Role, Volume] = {}
+    for one in _all_looked_at(nodes):
+        # each for itself: whether they lie where the case had them is for the case to say
+        volume = _read([one], one.name, None).volume(one.role)
+        if volume is not None:
+            found[one.role] = volume
+    return found
 
 
 def _all_looked_at(nodes: Mapping[Role, Any]) -> list[_Given]:

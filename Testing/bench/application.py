@@ -480,9 +480,26 @@ def new_scene(share: Path, home: Path) -> tuple[Any, Any, dict[str, CoreModule]]
         made.SetMRMLScene(scene)
         logic.SetModuleLogic(name, made)
         modules[attribute] = CoreModule(name, made)
+    modules["remoteio"] = CoreModule("RemoteIO", _data_io(scene, logic, home / "cache"))
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     return scene, logic, modules
+
+
+def _data_io(scene: Any, logic: Any, cache: Path) -> Any:
+    """Slicer's data manager, without which a scene bundle (.mrb) is not read."""
+    cache.mkdir(parents=True, exist_ok=True)
+    remote = slicer.vtkMRMLRemoteIOLogic()
+    remote.SetMRMLScene(scene)
+    remote.SetMRMLApplicationLogic(logic)
+    remote.GetCacheManager().SetRemoteCacheDirectory(str(cache))
+    manager = slicer.vtkDataIOManagerLogic()
+    manager.SetMRMLScene(scene)
+    manager.SetMRMLApplicationLogic(logic)
+    manager.SetAndObserveDataIOManager(remote.GetDataIOManager())
+    remote.AddDataIOToScene()
+    remote.manager = manager  # lives as long as the logic does
+    return remote
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:

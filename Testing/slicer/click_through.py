@@ -65,6 +65,12 @@ class ClickThrough:
     def count(className: str) -> int:
         return int(slicer.mrmlScene.GetNumberOfNodesByClass(className))
 
+    def only(self, *sections: str) -> None:
+        """Open these sections of the panel and close the others, for a picture."""
+        for name in ("study", "findings", "rationale", "evidence", "correct", "report", "model"):
+            getattr(self.ui, f"{name}Section").collapsed = name not in sections
+        self.process(0.2)
+
     # ------------------------------------------------------------------------------------------------------------ steps
 
     def run(self, study: Path) -> None:
@@ -113,6 +119,7 @@ class ClickThrough:
         assert sum(name.startswith("Region") for name in names) == len(self.desk().explanation.lesions), names
         assert self.ui.findingsTable.rowCount == len(self.desk().explanation.lesions)
         self.process(0.5)
+        self.only("findings", "rationale")
         self.shot("slicer-findings")
 
     def select(self) -> None:
@@ -153,6 +160,7 @@ class ClickThrough:
         self.process(0.3)
         assert self.desk().case.selection.concept != first or len(self.widget.evidence.concepts()) == 1
         assert self.ui.conceptList.count == len(self.widget.evidence.concepts()) > 0
+        self.only("findings", "evidence")
         self.shot("slicer-evidence")
         self.ui.evidenceCheckBox.setChecked(False)
         self.process(0.1)
@@ -180,6 +188,7 @@ class ClickThrough:
         assert READER in item.text(3) and "model" in item.text(1)
         assert item.font(1).bold() and not self.widget.rationale.items["zone"].font(1).bold()
         self.overridden = name
+        self.only("findings", "rationale")
         self.shot("slicer-override")
 
     def undoRedo(self) -> None:
@@ -234,7 +243,7 @@ class ClickThrough:
         assert (folder / "case.json").is_file()
         self.ui.copyTextButton.click()
         self.process(0.1)
-        self.widget.ui.reportSection.collapsed = False
+        self.only("report")
         self.widget.attempt(self.widget.report.show)
         self.process(0.6)
         self.shot("slicer-report")
@@ -261,6 +270,7 @@ class ClickThrough:
         self.widget.select(number)
         self.until(lambda: not self.desk().busy, "the evidence of the reopened case")
         assert self.ui.findingsTable.rowCount == len(case.explanation.lesions)
+        self.only("findings", "rationale")
         self.shot("slicer-reopened")
 
     def remove(self) -> None:
