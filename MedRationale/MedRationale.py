@@ -95,6 +95,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     SAVE_AFTER_MS = 1500
     POLL_MS = 30
+    SURFACES_AFTER_MS = 400
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -107,7 +108,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._scratch: Path | None = None
         self._refreshing = False
         self._failed: Any = None
-        self._shown: tuple[Any, Any] = (None, None)
+        self._shown: tuple[Any, Any, Any] = (None, None, None)
 
     # --------------------------------------------------------------------------------------------------- Slicer's hooks
 
@@ -360,10 +361,19 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @staticmethod
     def _leading(lesion: Any) -> str | None:
-        """The concept to look at first: the signal of the zone's dominant sequence, else whatever has a map."""
-        steps = {step.id: step.evidence for step in lesion.rationale.steps if step.evidence is not None}
-        wanted = ("adc.signal", "hbv.signal") if lesion.rationale.zone == "PZ" else ("t2.signal",)
-        return next((steps[name] for name in (*wanted, *steps) if name in steps), None)
+        """The concept to look at first: of the answers with a map the one that speaks for the highest score, among
+        equals that of the zone's dominant sequence."""
+        from MedRationaleLogic.pirads import lexicon
+
+        zone = lesion.rationale.zone
+        order = ("adc.", "hbv.", "t2.") if zone == "PZ" else ("t2.", "adc.", "hbv.")
+        found = []
+        for step in lesion.rationale.steps:
+            if step.evidence is not None:
+                scores = lexicon.load().concept(step.evidence).supports.get(zone, ())
+                highest = max((s for s in scores if isinstance(s, int)), default=0)
+                found.append((-highest, [step.id.startswith(p) for p in order].index(True), step.evidence))
+        return min(found)[2] if found else None
 
     def jumpTo(self, concept: str | None) -> None:
         """Bring all views to a concept's strongest slice in the selected region, or to the region's middle."""
@@ -402,6 +412,8 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if self.desk.busy:
                 self.timer.start()
             return
+        if kind == "view" and self.desk.view is None:
+            self.ui.studySection.collapsed = False  # the next study is chosen there
         if kind == "case" and what.case_event is not None:
             if what.case_event.kind == "explain":
                 self._showFirst()
@@ -421,10 +433,15 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.studySection.collapsed = True
         layout.set_windows(self.desk.nodes, explanation)
         layout.zoom_to(slicer.mrmlScene, explanation.zones)
-        self.desk.view.show_surfaces(True)
         if explanation.lesions:
             index = explanation.category.index
             self.select(int(index) if index else explanation.lesions[0].number)
+        # surfaces take half a second: after the outlines are on the screen
+        qt.QTimer.singleShot(self.SURFACES_AFTER_MS, lambda: self.attempt(self._showSurfaces))
+
+    def _showSurfaces(self) -> None:
+        if self.desk.view is not None and self.desk.explanation is not None:
+            self.desk.view.show_surfaces(True)
 
     def _refreshLater(self) -> None:
         self._refreshing = False
@@ -439,7 +456,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if section is not self.correct or self.desk.view is not None or self.desk.case is None:
                 section.refresh()
         selection = None if self.desk.case is None else self.desk.case.selection
-        shown = (self.desk.explanation, selection)
+        shown = (self.desk.view, self.desk.explanation, selection)
         if shown != self._shown:
             self._shown = shown
             self.evidence.show()

@@ -8,7 +8,7 @@ from typing import Any
 
 import qt
 
-from MedRationaleLib.widgets import currentData, fillBox, onSignal
+from MedRationaleLib.widgets import currentData, fillBox, later, onSignal
 
 THUMBNAIL = 116
 """Pixels; a region and its surroundings are still told apart."""
@@ -142,18 +142,30 @@ class EvidenceSection:
         return text
 
     def _sheet(self, entries: list[tuple[str, str]]) -> None:
-        """The pictures side by side; made only where the evidence is at hand, never by waiting for the network."""
+        """The pictures side by side, one a turn of the event loop; made only where the evidence is at hand."""
         self.ui.conceptList.clear()
         desk = self.panel.desk
         if not entries or not desk.evidenceAtHand():
             return
-        from MedRationaleLib.thumbnails import thumbnail
-
         lesion = desk.explanation.lesion(desk.case.selection.lesion)
         for text, concept in entries:
             reading = lesion.reading(concept)
-            path = thumbnail(desk.explanation, lesion, concept, self.panel.scratch())
-            icon = qt.QIcon(qt.QPixmap(str(path)))
             share = "" if reading is None else f"\n{reading.probability:.0%}"
-            self.ui.conceptList.addItem(qt.QListWidgetItem(icon, f"{text}{share}"))
-            Path(path).unlink(missing_ok=True)
+            self.ui.conceptList.addItem(qt.QListWidgetItem(f"{text}{share}"))
+        shown, explanation = self.shown, desk.explanation
+
+        def picture(row: int) -> None:
+            if self.shown is not shown or row >= len(entries):  # another region was chosen meanwhile
+                return
+            self.ui.conceptList.item(row).setIcon(self._icon(explanation, lesion, entries[row][1]))
+            later(lambda: self.panel.attempt(lambda: picture(row + 1)))
+
+        later(lambda: self.panel.attempt(lambda: picture(0)))
+
+    def _icon(self, explanation: Any, lesion: Any, concept: str) -> Any:
+        from MedRationaleLib.thumbnails import thumbnail
+
+        path = Path(thumbnail(explanation, lesion, concept, self.panel.scratch()))
+        icon = qt.QIcon(qt.QPixmap(str(path)))
+        path.unlink(missing_ok=True)
+        return icon

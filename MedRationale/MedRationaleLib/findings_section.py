@@ -9,7 +9,7 @@ import qt
 
 from MedRationaleLib.widgets import colourCell, onSignal
 
-COLUMNS = ("#", "PI-RADS", "Zone", "Sectors", "Size", "T2W", "DWI", "Susp.", "Flags")
+COLUMNS = ("#", "PI-RADS", "Zone", "Size", "T2W", "DWI", "Susp.", "Flags", "Sectors")
 
 
 class FindingsSection:
@@ -59,7 +59,6 @@ class FindingsSection:
             for row, number in enumerate(self.numbers):
                 self._row(row, explanation.lesion(number), words)
             self.table.resizeColumnsToContents()
-            self.table.setColumnWidth(3, min(165, self.table.columnWidth(3)))
             self.table.resizeRowsToContents()
             self._fit()
             self.showSelection()
@@ -99,23 +98,18 @@ class FindingsSection:
             f"{lesion.number}" + (" R" if lesion.origin == "reader" else ""),
             f"{lesion.category}" + (f" (or {others})" if others else ""),
             rationale.zone + ("?" if rationale.zone_uncertain else ""),
-            "\n".join(words.sector_words(key) for key, _share in lesion.measures.sectors[:2]) or "-",
             words.lesion_size(lesion)[0],
             f"{rationale.t2w}",
             f"{rationale.dwi}",
             suspicion,
             f"{len(lesion.all_flags)}" if lesion.all_flags else "",
+            "\n".join(words.sector_words(key) for key, _share in lesion.measures.sectors[:2]) or "-",
         )
         tips = {
             0: "outlined by a reader" if lesion.origin == "reader" else "outlined by the model",
-            3: words.sectors_words(lesion),
-            4: words.lesion_size(lesion)[1],
-            8: "\n".join(lesion.all_flags),
-        }
-            0: "outlined by a reader" if lesion.origin == "reader" else "outlined by the model",
-            3: words.sectors_words(lesion),
-            4: words.lesion_size(lesion)[1],
-            8: "\n".join(lesion.all_flags),
+            3: words.lesion_size(lesion)[1],
+            7: "\n".join(lesion.all_flags),
+            8: words.sectors_words(lesion),
         }
         for column, text in enumerate(cells):
             item = qt.QTableWidgetItem(text)

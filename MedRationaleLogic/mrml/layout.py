@@ -120,6 +120,7 @@ def _look_at(scene: Any, point: list[float]) -> None:
         if view.GetLayoutName() == VIEW_3D:
             view.SetBoxVisible(False)
             view.SetAxisLabelsVisible(False)
+            view.SetUseDepthPeeling(True)  # the gland is translucent
             view.SetBackgroundColor(0.07, 0.07, 0.09)
             view.SetBackgroundColor2(0.07, 0.07, 0.09)
     for camera in of_class(scene, "vtkMRMLCameraNode"):

@@ -48,7 +48,7 @@ class Markers:
     def _update_points(self, explanation: Explanation) -> Any:
         node = self.points()
         if node is None:
-            node = self._made("vtkMRMLMarkupsFiducialNode", "Suspicious regions", POINTS)
+            node = self._made("vtkMRMLMarkupsFiducialNode", "Suspicious regions (research use only)", POINTS)
         self._display(node)
         labels = [str(lesion.number) for lesion in explanation.lesions]
         _place(node, [lesion.measures.centroid for lesion in explanation.lesions], labels)

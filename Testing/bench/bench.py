@@ -15,7 +15,8 @@ of this folder.
 What it cannot show: that PythonQt calls a C++ overload as PySide6 does (PythonQt takes no keyword arguments, PySide6
 does); that Python threads starve under Slicer's event loop; the looks of Slicer's style and of its real qMRML and ctk
 widgets; the Segment Editor, the subject hierarchy's Qt plugins, the DICOM browser; mouse and keys through Qt in the
-views (VTK's interactor works); rendering on a graphics card; anything of Slicer's C++ that is newer than slicer-core.
+views (VTK's interactor works); rendering on a graphics card; translucent surfaces in 3D (left out of its pictures);
+anything of Slicer's C++ that is newer than slicer-core.
 """
 
 from __future__ import annotations
