@@ -652,13 +652,16 @@ class MedRationaleLogic(ScriptedLoadableModuleLogic):
 
 
 class MedRationaleTest(ScriptedLoadableModuleTest):
-    """Runs inside Slicer: by ctest, or by Reload and Test in developer mode."""
+    """Runs inside Slicer: by ctest, or by Reload and Test. Testing/slicer clicks through the panel."""
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
-        for test in (self.test_versions, self.test_missing_file_is_named, self.test_nothing_to_explain):
+        for test in (
+            self.test_versions, self.test_missing_file_is_named, self.test_nothing_to_explain,
+            self.test_wrong_node_is_named, self.test_sample_is_explained_and_removed,
+        ):  # fmt: skip
             self.setUp()
             test()
 
@@ -675,3 +678,29 @@ class MedRationaleTest(ScriptedLoadableModuleTest):
     def test_nothing_to_explain(self) -> None:
         with self.assertRaisesRegex(Exception, "T2W, ADC or high-b"):
             MedRationaleLogic().explainFiles(None, None, None, "no-such-folder")
+
+    def test_wrong_node_is_named(self) -> None:
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing in it")
+        with self.assertRaisesRegex(Exception, "nothing in it"):
+            MedRationaleLogic().desk.open(t2w=node)
+
+    def test_sample_is_explained_and_removed(self) -> None:
+        """The whole road on the sample study, where the packages are installed."""
+        from MedRationaleLib import install, sample_data
+
+        if install.missingNames():
+            self.delayDisplay(f"Passed over: {', '.join(install.missingNames())} not installed")
+            return
+        logic = MedRationaleLogic()
+        try:
+            nodes = logic.desk.loadFolder(sample_data.sampleFolder())
+            before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+            result = logic.explain(**nodes)
+            segmentation = result.segmentation.GetSegmentation()
+            self.assertEqual(segmentation.GetNumberOfSegments(), 3 + len(result.explanation.lesions))
+            self.assertTrue(result.explanation.zones.array.any())
+            logic.desk.view.show_evidence(next(iter(result.explanation.evidence)))
+            logic.desk.close()
+            self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), before)
+        finally:
+            logic.desk.shutDown()

@@ -101,12 +101,20 @@ class RationaleSection:
             self.items = {}
             if lesion is not None:
                 self._fill(lesion.rationale)
-                if chosen in self.items:
+                chosen = self._shownStep(lesion.rationale, chosen)
+                if chosen is not None:
                     self.tree.setCurrentItem(self.items[chosen])
         finally:
             self.filling = False
         self.ui.pathLabel.setText(self._heading(lesion))
         self._showStep()
+
+    def _shownStep(self, rationale: Any, chosen: str | None) -> str | None:
+        """The step to mark: the one that was chosen, while its map is the one in the views; else that map's step."""
+        concept = self.panel.desk.case.selection.concept
+        if chosen in self.items and (rationale.step(chosen).evidence in (None, concept)):
+            return chosen
+        return next((step.id for step in rationale.steps if concept is not None and step.evidence == concept), None)
 
     def _heading(self, lesion: Any) -> str:
         if lesion is None:

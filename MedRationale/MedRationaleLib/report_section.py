@@ -161,4 +161,4 @@ class ReportSection:
         picture = qt.QPixmap(str(path))
         path.unlink(missing_ok=True)
         if not picture.isNull():
-            self.ui.sectorMapLabel.setPixmap(picture.scaledToWidth(520))
+            self.ui.sectorMapLabel.setPixmap(picture.scaledToWidth(500, qt.Qt.SmoothTransformation))

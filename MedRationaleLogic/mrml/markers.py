@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from MedRationaleLogic.inference.explanation import Explanation, Lesion
 from MedRationaleLogic.mrml.geometry import ras
-from MedRationaleLogic.mrml.parts import OWNER, PART, find, mark, owned
+from MedRationaleLogic.mrml.parts import NOTICE, OWNER, PART, find, mark, owned
 from MedRationaleLogic.mrml.segments import region_colour, region_name
 
 POINTS: Final = "markers"
@@ -129,6 +129,7 @@ def _place(node: Any, points: Sequence[ArrayLike], labels: Sequence[str]) -> Non
         node.SetNthControlPointLocked(index, True)
     node.SetLocked(locked)
     node.EndModify(modified)
+    node.SetDescription(NOTICE)  # adding a control point has emptied it
 
 
 def _count(node: Any) -> int:

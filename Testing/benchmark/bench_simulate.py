@@ -79,7 +79,10 @@ def real_lesions(masks: Path, zones: Path) -> tuple[list[float], list[int], list
         if not count:
             continue
         other = zones / ("_".join(file.name.split("_")[:2]) + ".nii.gz")
-        zone = sitk.GetArrayFromImage(sitk.ReadImage(str(other))) if other.is_file() else np.zeros_like(labelled)
+        zone = np.zeros_like(labelled)
+        if other.is_file():  # a few pairs lie on different grids
+            moved = sitk.Resample(sitk.ReadImage(str(other)), image, sitk.Transform(), sitk.sitkNearestNeighbor)
+            zone = sitk.GetArrayFromImage(moved)
         numbers.append(count)
         for k in range(1, count + 1):
             inside = labelled == k

@@ -217,7 +217,7 @@ def page(result: dict[str, Any], command: str) -> str:
         "",
         "*Ours has seen*: our bundle was trained on the real cases outside fold A, and on the T2W without a label with "
         "a machine's outline, which is nearly the peer's own (last line). Only the unseen cases say anything of our "
-        "DSC; the others are here for the peer's DSC and for the times. On which images the peer was trained is not known.",
+        "DSC; the others are here for the peer's DSC and for the times. What the peer was trained on is not known.",
         "",
         "| case | ours has seen | gland label | DSC ours | DSC TAPS | difference | ours s | TAPS s | ratio |",
         "|---|---|---|---|---|---|---|---|---|",
