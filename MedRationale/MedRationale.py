@@ -397,6 +397,21 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         layoutNode.SetViewArrangement(layout.LAYOUT_ID)
         layout.set_up_views(slicer.mrmlScene, {r: n for r, n in self.study.nodes().items() if n is not None})
 
+    LOWER_EDGE = 4
+    """vtkCornerAnnotation's; Slicer itself writes into the corners only."""
+
+    def _annotateViews(self, text: str) -> None:
+        """Say in the views, too, that what they show is for research."""
+        from MedRationaleLogic.mrml import layout
+
+        manager = slicer.app.layoutManager()
+        for name in layout.SLICE_VIEWS.values():
+            widget = None if manager is None else manager.sliceWidget(name)
+            view = None if widget is None else widget.sliceView()
+            if view is not None and hasattr(view, "cornerAnnotation"):
+                view.cornerAnnotation().SetText(self.LOWER_EDGE, text)
+                view.scheduleRender()
+
     def removeResults(self) -> None:
         """Take all that this module added out of the scene."""
         if self._readersWorkWouldGo() and not self.ask(_("A reader's changes go with the results. Remove them?")):
@@ -414,6 +429,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         if kind == "view" and self.desk.view is None:
             self.ui.studySection.collapsed = False  # the next study is chosen there
+            self._annotateViews("")
         if kind == "case" and what.case_event is not None:
             if what.case_event.kind == "explain":
                 self._showFirst()
@@ -433,6 +449,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.studySection.collapsed = True
         layout.set_windows(self.desk.nodes, explanation)
         layout.zoom_to(slicer.mrmlScene, explanation.zones)
+        self._annotateViews(_("Research use only"))
         if explanation.lesions:
             index = explanation.category.index
             self.select(int(index) if index else explanation.lesions[0].number)

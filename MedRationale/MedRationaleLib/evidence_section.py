@@ -151,7 +151,7 @@ class EvidenceSection:
         for text, concept in entries:
             reading = lesion.reading(concept)
             share = "" if reading is None else f"\n{reading.probability:.0%}"
-            self.ui.conceptList.addItem(qt.QListWidgetItem(f"{text}{share}"))
+            self.ui.conceptList.addItem(f"{text}{share}")
         shown, explanation = self.shown, desk.explanation
 
         def picture(row: int) -> None:

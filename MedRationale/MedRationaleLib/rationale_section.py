@@ -45,7 +45,8 @@ class RationaleSection:
     def stepId(self) -> str | None:
         """Id of the selected step, or None."""
         item = self.tree.currentItem()
-        return next((name for name, one in self.items.items() if one is item), None) if item is not None else None
+        name = None if item is None else item.data(0, qt.Qt.UserRole)
+        return name if name in self.items else None
 
     def _chosen(self, *_args: Any) -> None:
         if self.filling:
@@ -152,6 +153,7 @@ class RationaleSection:
         from MedRationaleLogic.export import words
 
         item = qt.QTreeWidgetItem(parent)
+        item.setData(0, qt.Qt.UserRole, step.id)
         name = words.step_label(step)
         # the DWI score rests on two images with a signal and a pattern each
         item.setText(0, f"{words.CONCEPT_GROUPS[step.sequence]} {name}" if step.sequence in ("adc", "hbv") else name)

@@ -76,6 +76,7 @@ class ViewHandle:
 
     def __init__(self, view: Any) -> None:
         self._view = view
+        self._annotation: Any = None
 
     def renderWindow(self) -> Any:
         return self._view.render_window()
@@ -85,6 +86,15 @@ class ViewHandle:
 
     def interactorStyle(self) -> Any:
         return self._view._interactor_observer
+
+    def cornerAnnotation(self) -> Any:
+        """As ctkVTKAbstractView's: text in the view's corners and along its edges."""
+        if self._annotation is None:
+            self._annotation = vtk.vtkCornerAnnotation()
+            self._annotation.SetMaximumLineHeight(0.06)
+            self._annotation.SetNonlinearFontScaleFactor(0.3)
+            self._view.render_window().GetRenderers().GetFirstRenderer().AddViewProp(self._annotation)
+        return self._annotation
 
     def scheduleRender(self) -> None:
         self._view.schedule_render()
@@ -119,6 +129,7 @@ class Pane(QtWidgets.QWidget):
     def __init__(self, view: Any, node: Any) -> None:
         super().__init__()
         self._view, self._node = view, node
+        self._handle: ViewHandle | None = None
         self._image: QtGui.QPixmap | None = None
         self._size = (0, 0)
         self.setMinimumSize(60, 60)
@@ -177,7 +188,9 @@ class qMRMLSliceWidget(Pane):
         return self._view._logic.GetSliceCompositeNode()
 
     def sliceView(self) -> ViewHandle:
-        return ViewHandle(self._view)
+        if self._handle is None:
+            self._handle = ViewHandle(self._view)
+        return self._handle
 
     def interactorStyle(self) -> Any:
         return self._view._interactor_observer
@@ -214,7 +227,9 @@ class qMRMLThreeDWidget(Pane):
         return self._node
 
     def threeDView(self) -> ViewHandle:
-        return ViewHandle(self._view)
+        if self._handle is None:
+            self._handle = ViewHandle(self._view)
+        return self._handle
 
     def threeDController(self) -> qMRMLThreeDWidget:
         return self
