@@ -253,7 +253,9 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         gone = [r for r, n in self.desk.nodes.items() if not slicer.mrmlScene.IsNodePresent(n)]
         if not gone or slicer.mrmlScene.IsClosing():
             return
-        names = ", ".join(self.study.names[r] for r in gone)
+        from MedRationaleLib.study_section import NAMES
+
+        names = ", ".join(NAMES[r] for r in gone)
         if self.desk.busy:
             self.desk.cancel()
             self.say(_("{names} was removed from the scene; what ran on it was stopped.").format(names=names))

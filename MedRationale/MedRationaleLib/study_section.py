@@ -10,6 +10,9 @@ from slicer.i18n import tr as _
 
 from MedRationaleLib.widgets import currentData, fillBox, onSignal
 
+NAMES = {"t2w": "T2W", "adc": "ADC", "hbv": "High-b"}
+"""How the panel calls the sequences."""
+
 
 class StudySection:
     """Selectors, finding and loading, PSA, shift, quality.
@@ -42,14 +45,12 @@ class StudySection:
         found = find_inputs(slicer.mrmlScene)
         nodes = {"t2w": found.t2w, "adc": found.adc, "hbv": found.hbv}
         self.choose(nodes)
-        lines = [f"{self.names[role]}: {why}" for role, why in found.why.items() if why]
+        lines = [f"{NAMES[role]}: {why}" for role, why in found.why.items() if why]
         self.ui.whyLabel.setText("\n".join(lines))
         if not any(nodes.values()):
             raise ValueError(
                 _("No T2W, ADC or high-b volume was found in the scene. Load a study, or choose the volumes by hand.")
             )
-
-    names = {"t2w": "T2W", "adc": "ADC", "hbv": "High-b"}  # noqa: RUF012 - never changed
 
     def choose(self, nodes: dict[str, Any]) -> None:
         for role, selector in self.selectors.items():
@@ -103,7 +104,7 @@ class StudySection:
     def refresh(self) -> None:
         case = self.panel.desk.case
         roles = [] if case is None else list(case.study.roles[1:])
-        fillBox(self.ui.shiftRoleBox, [(self.names[r], r) for r in roles], currentData(self.ui.shiftRoleBox))
+        fillBox(self.ui.shiftRoleBox, [(NAMES[r], r) for r in roles], currentData(self.ui.shiftRoleBox))
         can = bool(roles) and case is not None and case.signed_off is None and not self.panel.desk.busy
         self.ui.shiftButton.setEnabled(can)
         explanation = self.panel.desk.explanation

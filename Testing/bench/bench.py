@@ -45,11 +45,22 @@ from Testing.bench import parameters, pythonqt, scripted, widgets
 from Testing.bench.pythonqt import BenchError, Desk, Message, Patches, UnansweredBox
 from Testing.bench.views import LayoutManager
 
-__all__ = ["Bench", "BenchError", "Message", "UnansweredBox"]
+__all__ = ["Bench", "BenchError", "Message", "UnansweredBox", "click_through"]
 
 T = TypeVar("T")
 MODULE = Path(__file__).resolve().parents[2] / "MedRationale" / "MedRationale.py"
 TICK_MS = 5
+
+
+def click_through() -> ModuleType:
+    """Testing/slicer/click_through.py as a module: it runs inside Slicer, so its folder is no package."""
+    path = MODULE.parents[1] / "Testing" / "slicer" / "click_through.py"
+    spec = importlib.util.spec_from_file_location("click_through", path)
+    if spec is None or spec.loader is None:
+        raise BenchError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Heartbeat:

@@ -5,21 +5,19 @@ The network is the shipped bundle in a real child process; the study is the samp
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import slicer
 
-from Testing.bench.bench import Bench
+from Testing.bench.bench import Bench, click_through
 
 ROOT = Path(__file__).resolve().parents[2]
 FRESH = itertools.count(1)
@@ -56,16 +54,6 @@ def bench(shared: Bench) -> Iterator[Bench]:
     yield shared
     shared.widget.desk.cancel()
     shared.process(0.1)
-
-
-def click_through() -> ModuleType:
-    path = ROOT / "Testing" / "slicer" / "click_through.py"
-    spec = importlib.util.spec_from_file_location("click_through", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def load(bench: Bench, study: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,19 +14,13 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"the bench needs {', '.join(MISSING)}")
 @pytest.mark.parametrize("case", ["bpmri/PICAI-10021_1000021", "bpmri/ProstateX-0001"])
-def test_click_through(case: str, real_data: Path, repository: Path, tmp_path: Path) -> None:
-    from Testing.bench.bench import Bench
+def test_click_through(case: str, real_data: Path, tmp_path: Path) -> None:
+    from Testing.bench.bench import Bench, click_through
 
     study = real_data / case
     if not study.is_dir():
         pytest.skip(f"{case} is not in the folder of real studies")
-    path = repository / "Testing" / "slicer" / "click_through.py"
-    spec = importlib.util.spec_from_file_location("click_through", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with Bench() as bench:
         shot = lambda name: bench.screenshot(tmp_path / f"{name}.png")  # noqa: E731
-        module.ClickThrough(bench.widget, bench.process, shot, tmp_path).run(study)
+        click_through().ClickThrough(bench.widget, bench.process, shot, tmp_path).run(study)
     assert (tmp_path / "slicer-reopened.png").is_file()

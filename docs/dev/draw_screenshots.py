@@ -9,7 +9,6 @@ It clicks through the module as Testing/slicer/click_through.py does, so a pictu
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -27,14 +26,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
     args = parser.parse_args()
 
-    from Testing.bench.bench import Bench
+    from Testing.bench.bench import Bench, click_through
 
-    path = ROOT / "Testing" / "slicer" / "click_through.py"
-    spec = importlib.util.spec_from_file_location("click_through", path)
-    assert spec is not None
-    assert spec.loader is not None
-    steps = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(steps)
     with tempfile.TemporaryDirectory() as folder, Bench((1500, 940)) as bench:
         scratch = Path(folder)
         study = args.study
@@ -47,7 +40,7 @@ def main() -> int:
             if name in PICTURES:
                 bench.screenshot(args.output / f"{args.prefix}{name}.png")
 
-        steps.ClickThrough(bench.widget, bench.process, shot, scratch).run(study)
+        click_through().ClickThrough(bench.widget, bench.process, shot, scratch).run(study)
     for name in PICTURES:
         print(args.output / f"{args.prefix}{name}.png")
     return 0
