@@ -153,7 +153,7 @@ class ConceptPredictor:
         for s, f in flat.items():
             embedding, _ = net.embed(s, f)
             for a, x in net.evidence(s, embedding, self.values).items():
-                evidence[a] = x.reshape(-1, *STEM_GRIDS[s].shape)
+                evidence[a] = net.as_shown(s, x.reshape(-1, *STEM_GRIDS[s].shape))
         return Prediction(zones, lesion, tuple(candidates), regions, evidence)
 
     def _read(

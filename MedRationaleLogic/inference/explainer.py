@@ -517,18 +517,20 @@ class Explainer:
         self, net: RationaleNet, role: str, seen: Tensor, values: Tensor, grid: Geometry, valid: NDArray[np.bool_]
     ) -> EvidenceField:
         """Evidence of every value, in slabs: embeddings of all voxels at once would take half a gigabyte."""
+        import torch
 
         flat = seen[0].float().flatten(1)
         slab = grid.shape[1] * grid.shape[2] * 4
-        parts: dict[str, list[NDArray[np.float32]]] = {}
+        parts: dict[str, list[Tensor]] = {}
         for start in range(0, flat.shape[1], slab):
             embedding, _ = net.embed(role, flat[:, start : start + slab])
             for name, e in net.evidence(role, embedding, values).items():
-                parts.setdefault(name, []).append(e.cpu().numpy())
+                parts.setdefault(name, []).append(e.cpu())
         outside = ~valid
         maps = {}
         for name, pieces in parts.items():
-            stacked = np.concatenate(pieces, axis=1).reshape(-1, *grid.shape)
+            shown = net.as_shown(role, torch.cat(pieces, 1).reshape(-1, *grid.shape))
+            stacked = np.array(shown.numpy(), dtype=np.float32)
             stacked[:, outside] = 0.0  # where the sequence has no voxel it shows nothing
             maps[name] = stacked
         return EvidenceField(role, grid, maps)

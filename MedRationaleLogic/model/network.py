@@ -54,6 +54,9 @@ class NetworkSpec:
         trunk: channels of the fused trunk, on the folded grid.
         paraphrases: phrases per value.
         residual_limit: largest absolute contribution of the trunk's residual to a suspicion's logit.
+        smoothed: concepts read smoothed features (:func:`smooth`). A network must be read as it was trained: one that
+            was trained without (a manifest that does not say so) loses calibration and kappa by it (docs/training.md);
+            of such a network only the finished maps are smoothed.
     """
 
     attributes: tuple[AttributeSpec, ...]
@@ -65,6 +68,7 @@ class NetworkSpec:
     trunk: int = 32
     paraphrases: int = 10
     residual_limit: float = 1.0
+    smoothed: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -77,7 +81,7 @@ class NetworkSpec:
         Raises:
             KeyError, TypeError: a field is missing or unknown.
         """
-        fields = dict(data)
+        fields = {"smoothed": False, **data}
         fields["attributes"] = tuple(
             AttributeSpec(a["id"], a["sequence"], a["extent"], tuple(a["values"])) for a in fields["attributes"]
         )
@@ -133,7 +137,8 @@ def smooth(x: Tensor, folded: bool) -> Tensor:
 
     The binomial 1-2-1 is zero at a period of two pixels; a folded stem, whose lattice has periods of two and four,
     takes 1-2-2-2-1, zero at both. The outermost pixels are repeated. A map that a person looks at must not show the
-    network's own grid, and what a concept reads is what its map shows, so readings take these features as well.
+    network's own grid, and what a concept reads is what its map shows, so a network is trained and read with these
+    features.
     """
     weights = (1, 2, 2, 2, 1) if folded else (1, 2, 1)
     r = len(weights) // 2
@@ -303,10 +308,17 @@ class RationaleNet(nn.Module):
         return out
 
     def for_concepts(self, sequence: str, features: Tensor) -> Tensor:
-        """What a sequence's concepts read of its stem's features (n, c, z, y, x), see :func:`smooth`."""
+        """What a sequence's concepts read of its stem's features (n, c, z, y, x), see :attr:`NetworkSpec.smoothed`."""
+        return self._smooth(sequence, features) if self.spec.smoothed else features
+
+    def as_shown(self, sequence: str, evidence: Tensor) -> Tensor:
+        """Evidence maps (values, z, y, x) without the lattice, where the features that they come from still have it."""
+        return evidence if self.spec.smoothed else self._smooth(sequence, evidence[None])[0]
+
+    def _smooth(self, sequence: str, x: Tensor) -> Tensor:
         stem = self.stems[sequence]
         assert isinstance(stem, Stem)
-        return smooth(features, stem.folded)
+        return smooth(x, stem.folded)
 
     def value_embeddings(self, paraphrase: int | None = None) -> Tensor:
         """Unit embeddings (values, d): of one paraphrase, or of their mean.

@@ -368,3 +368,21 @@ def test_smoothing_stays_in_its_slice_and_its_channel() -> None:
     assert set(where[:, 1].tolist()) == {1}
     assert set(where[:, 2].tolist()) == {2}
     assert smooth(x, True).sum().item() == pytest.approx(1.0)
+
+
+def test_a_network_is_read_as_it_was_trained() -> None:
+    """A manifest from before smoothing says nothing of it: its concepts read the features as they are, only maps are
+    smoothed; a new network reads smoothed features and its maps are shown as they come."""
+    data = spec_from_lexicon().to_dict()
+    assert NetworkSpec.from_dict(data).smoothed
+    del data["smoothed"]
+    old = NetworkSpec.from_dict(data)
+    assert not old.smoothed
+    torch.manual_seed(0)
+    x = torch.rand(1, 4, 2, 16, 16)
+    for spec in (old, spec_from_lexicon()):
+        net = RationaleNet(spec).eval()
+        for sequence in ("t2w", "adc"):
+            smoothed = smooth(x, net.stems[sequence].folded)
+            assert torch.equal(net.for_concepts(sequence, x), smoothed if spec.smoothed else x)
+            assert torch.equal(net.as_shown(sequence, x[0]), x[0] if spec.smoothed else smoothed[0])
