@@ -63,6 +63,10 @@ def click_through() -> ModuleType:
     return module
 
 
+def _package_modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "MedRationaleLogic"}
+
+
 class Heartbeat:
     """A 5 ms timer that measures how long the event loop stood still between two of its ticks."""
 
@@ -168,6 +172,7 @@ class Bench:
             self.check()
 
     def _start(self) -> None:
+        self._package = _package_modules()
         self._folder = app_module.temporary_folder()
         folder = Path(self._folder.name)
         self.qapp = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
@@ -302,6 +307,11 @@ class Bench:
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(here):
                 del sys.modules[name]
+        if any(sys.modules.get(name) is not module for name, module in self._package.items()):
+            # it was reloaded: whoever imported from the package before must go on with the same classes
+            for name in _package_modules():
+                del sys.modules[name]
+            sys.modules.update(self._package)
 
     # ---------------------------------------------------------------------------------------------------- what is open
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +24,14 @@ def test_medrationale_opens_reloads_and_survives_a_closed_scene(bench: Any, tmp_
     image = bench.screenshot(tmp_path / "medrationale.png")
     assert (image.width(), image.height()) == bench.size
     assert bench.vtk_errors == []
+
+
+def test_a_reload_on_the_bench_leaves_the_package_as_it_was() -> None:
+    """Slicer's Reload takes the package anew; tests that imported from it before must keep their classes."""
+    from MedRationaleLogic.imaging.study import Study
+    from Testing.bench.bench import Bench
+
+    with Bench() as bench:
+        bench.widget.onReload()
+        assert sys.modules["MedRationaleLogic.imaging.study"].Study is not Study
+    assert sys.modules["MedRationaleLogic.imaging.study"].Study is Study
