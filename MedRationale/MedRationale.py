@@ -94,7 +94,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: a view of one case. It holds no knowledge of its own; what it shows it asks the desk."""
 
     SAVE_AFTER_MS = 1500
-    POLL_MS = 30
+    POLL_MS = 15
     SURFACES_AFTER_MS = 400
 
     def __init__(self, parent=None) -> None:
@@ -468,6 +468,8 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def refresh(self) -> None:
         """Bring every section to the case as it is."""
+        from MedRationaleLib.widgets import later
+
         if self.logic is None or not self.sections:
             return
         self._showJob()
@@ -478,7 +480,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         shown = (self.desk.view, self.desk.explanation, selection)
         if shown != self._shown:
             self._shown = shown
-            self.evidence.show()
+            later(lambda: self.attempt(self.evidence.show))  # the findings are on the screen before the map is made
             if selection is not None and self.desk.explanation is not None:
                 self.jumpTo(selection.concept)
 
