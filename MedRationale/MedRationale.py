@@ -358,24 +358,8 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if case is None or case.explanation is None:
             return
         if lesion is not None and concept is None:
-            concept = self._leading(case.explanation.lesion(lesion))
+            concept = case.explanation.lesion(lesion).leading_concept
         case.select(lesion, concept)
-
-    @staticmethod
-    def _leading(lesion: Any) -> str | None:
-        """The concept to look at first: of the answers with a map the one that speaks for the highest score, among
-        equals that of the zone's dominant sequence."""
-        from MedRationaleLogic.pirads import lexicon
-
-        zone = lesion.rationale.zone
-        order = ("adc.", "hbv.", "t2.") if zone == "PZ" else ("t2.", "adc.", "hbv.")
-        found = []
-        for step in lesion.rationale.steps:
-            if step.evidence is not None:
-                scores = lexicon.load().concept(step.evidence).supports.get(zone, ())
-                highest = max((s for s in scores if isinstance(s, int)), default=0)
-                found.append((-highest, [step.id.startswith(p) for p in order].index(True), step.evidence))
-        return min(found)[2] if found else None
 
     def jumpTo(self, concept: str | None) -> None:
         """Bring all views to a concept's strongest slice in the selected region, or to the region's middle."""
@@ -474,8 +458,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._showJob()
         for section in self.sections:
-            if section is not self.correct or self.desk.view is not None or self.desk.case is None:
-                section.refresh()
+            section.refresh()
         selection = None if self.desk.case is None else self.desk.case.selection
         shown = (self.desk.view, self.desk.explanation, selection)
         if shown != self._shown:

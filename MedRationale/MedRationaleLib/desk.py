@@ -59,6 +59,7 @@ class Desk:
         self.view: Any = None
         self.nodes: dict[str, Any] = {}
         self._listeners: list[Callable[[str, Any], None]] = []
+        self._sessionOf: tuple[str | None, str, bool] | None = None
         self._loaded: tuple[Any, dict[str, str], dict[str, int]] | None = None
 
     @property
@@ -138,8 +139,8 @@ class Desk:
         self, t2w: Any = None, adc: Any = None, hbv: Any = None, *, psa: float | None = None,
         confirmed: frozenset[str] = frozenset(),
     ) -> Any:  # fmt: skip
-        """A new case of these volume nodes, in place of the open one. What that one showed stays in the scene only if
-        it was signed off or edited: `close(keep=True)`; a case that no reader touched makes way.
+        """A new case of these volume nodes, in place of the open one, whose results leave the scene. Who asks for it
+        looks first whether a reader's work would go (the panel does).
 
         Raises:
             NodeError: see :meth:`study`.
@@ -149,6 +150,8 @@ class Desk:
         nodes = {role: node for role, node in zip(ROLES, (t2w, adc, hbv), strict=True) if node is not None}
         study = self.study(nodes, psa=psa, confirmed=confirmed)
         self.close()
+        if self._sessionOf != self._wanted():  # another model, device or way of running was chosen meanwhile
+            self._dropSession()
         session = self._ready()
         session.open(study)
         self.nodes = nodes
@@ -163,7 +166,11 @@ class Desk:
 
             self.session = Session(self._explainer())
             self.session.subscribe(self._heard)
+            self._sessionOf = self._wanted()
         return self.session
+
+    def _wanted(self) -> tuple[str | None, str, bool]:
+        return self.bundle, self.device, self.inProcess
 
     def _explainer(self) -> Any:
         from MedRationaleLogic.inference import worker
@@ -180,10 +187,7 @@ class Desk:
 
     def configure(self, *, bundle: str | None, device: str, inProcess: bool) -> None:
         """Another model, device or way of running; takes effect with the next study."""
-        if (bundle, device, inProcess) != (self.bundle, self.device, self.inProcess):
-            self.bundle, self.device, self.inProcess = bundle, device, inProcess
-            if self.case is None or self.explanation is None:
-                self._dropSession()
+        self.bundle, self.device, self.inProcess = bundle, device, inProcess
 
     # ------------------------------------------------------------------------------------------------------- running
 

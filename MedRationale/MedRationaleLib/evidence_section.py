@@ -63,9 +63,10 @@ class EvidenceSection:
             self.panel.select(self.panel.desk.case.selection.lesion, entries[at % len(entries)])
 
     def _boxChosen(self) -> None:
-        concept = currentData(self.ui.conceptBox)
-        if not self.filling and concept is not None:
-            self.panel.select(self.panel.desk.case.selection.lesion, concept)
+        case = self.panel.desk.case
+        if not self.filling and case is not None:
+            # asked of the case itself: "(none)" must not become the concept that a region is opened with
+            case.select(case.selection.lesion, currentData(self.ui.conceptBox))
 
     def _listChosen(self, row: int) -> None:
         entries = self.concepts()

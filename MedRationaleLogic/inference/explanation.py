@@ -14,7 +14,7 @@ from MedRationaleLogic.imaging.quality import QualityFlag
 from MedRationaleLogic.imaging.study import Study
 from MedRationaleLogic.imaging.volume import Volume
 from MedRationaleLogic.inference.evidence import EvidenceMaps
-from MedRationaleLogic.pirads import rules
+from MedRationaleLogic.pirads import lexicon, rules
 from MedRationaleLogic.pirads.rationale import Rationale
 
 Point = tuple[float, float, float]
@@ -118,6 +118,20 @@ class Lesion:
     def reading(self, concept: str) -> ConceptReading | None:
         """The reading of a concept, or None."""
         return next((r for r in self.readings if r.concept == concept), None)
+
+    @property
+    def leading_concept(self) -> str | None:
+        """The concept to look at first: of the answers with a map the one that speaks for the highest score, among
+        equals that of the zone's dominant sequence (PZ: diffusion, TZ: T2W); None where no answer has a map."""
+        zone = self.rationale.zone
+        order = ("adc", "hbv", "t2w") if zone == "PZ" else ("t2w", "adc", "hbv")
+        found = []
+        for step in self.rationale.steps:
+            if step.evidence is not None and step.sequence in order:
+                scores = lexicon.load().concept(step.evidence).supports.get(zone, ())
+                highest = max((s for s in scores if isinstance(s, int)), default=0)
+                found.append((-highest, order.index(step.sequence), step.evidence))
+        return min(found)[2] if found else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the mask travels as an image."""

@@ -163,3 +163,21 @@ def test_the_reference_finds_the_same_candidates() -> None:
         assert len(mine) == len(theirs) > 0
         for ours in mine:
             assert any(np.array_equal(ours.mask, mask) for mask in theirs)
+
+
+def test_a_region_is_opened_with_what_speaks_most_against_it() -> None:
+    from MedRationaleLogic.pirads import lexicon
+    from Testing.explanation_factory import PZ_LEFT, TZ_RIGHT, make_explanation
+
+    for lesion in make_explanation(lesions=(PZ_LEFT, TZ_RIGHT)).lesions:
+        zone = lesion.rationale.zone
+
+        def highest(concept: str, zone: str = zone) -> int:
+            return max(
+                (s for s in lexicon.load().concept(concept).supports.get(zone, ()) if isinstance(s, int)), default=0
+            )
+
+        shown = [step.evidence for step in lesion.rationale.steps if step.evidence is not None]
+        assert lesion.leading_concept in shown
+        assert highest(str(lesion.leading_concept)) == max(map(highest, shown))
+    assert make_explanation().lesions[0].leading_concept.startswith(("adc.", "hbv."))
