@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """MedRationale from a fresh clone: makes its own environment in .venv, then does what was asked.
 
-    python3 run.py demo [--headless] [...]   explain the sample study; further options go to `medrationale demo`
+    python3 run.py demo [--headless] [...]   the reading room in a browser, with the sample study explained;
+                                             further options go to `medrationale view`
     python3 run.py test [...]                ruff, mypy, then pytest; further options go to pytest
     python3 run.py --help                    this text
 
@@ -35,7 +36,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".run-state.json"
 CONSTRAINTS = "requirements/constraints.txt"
 OLDEST, TOO_NEW = (3, 11), (3, 14)
-EXTRAS: dict[str, tuple[str, ...]] = {"demo": (), "test": ("dev", "viewer")}
+EXTRAS: dict[str, tuple[str, ...]] = {"demo": ("viewer",), "test": ("dev", "viewer")}
 TORCH_INDEX = "MEDRATIONALE_TORCH_INDEX"
 
 
@@ -237,7 +238,7 @@ def main(arguments: list[str]) -> int:
         python = set_up(frozenset(EXTRAS[command]))
         if command == "test":
             return run_checks(python, rest)
-        return subprocess.run([str(python), "-m", "MedRationaleLogic.cli", "demo", *rest]).returncode
+        return subprocess.run([str(python), "-m", "MedRationaleLogic.cli", "view", *rest]).returncode
     except SetupError as error:
         say(str(error))
         return 3

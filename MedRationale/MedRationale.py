@@ -196,7 +196,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
         for shortcut in self.shortcuts:
             shortcut.setEnabled(False)
-        self.desk.shutDown()
+        self.desk.shut_down()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -281,7 +281,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def restoreFromScene(self) -> None:
         """Open the case that this scene was saved with."""
-        saved = self.desk.savedCases()
+        saved = self.desk.saved_cases()
         if not saved or self.desk.case is not None:
             return
         self.desk.restore(saved[-1])
@@ -319,7 +319,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from MedRationaleLogic.mrml.inputs import NodeQuestion
 
         self.logic.requirePackages()
-        if self._readersWorkWouldGo() and not self.ask(
+        if self.desk.readers_work_would_go() and not self.ask(
             _("The open case holds a reader's changes that no saved scene or folder has. Put it away?")
         ):
             return
@@ -338,10 +338,6 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.desk.explain()
         self.timer.start()
 
-    def _readersWorkWouldGo(self) -> bool:
-        case = self.desk.case
-        return case is not None and case.explanation is not None and bool(case.history) and case.unsaved
-
     def cancel(self) -> None:
         self.desk.cancel()
         self.say(_("Stopped. Nothing was changed."))
@@ -354,22 +350,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def select(self, lesion: int | None, concept: str | None = None) -> None:
         """Look at a region; without a concept, at the one that its category rests on first."""
-        case = self.desk.case
-        if case is None or case.explanation is None:
-            return
-        if lesion is not None and concept is None:
-            concept = case.explanation.lesion(lesion).leading_concept
-        case.select(lesion, concept)
-
-    def jumpTo(self, concept: str | None) -> None:
-        """Bring all views to a concept's strongest slice in the selected region, or to the region's middle."""
-        number = self.desk.case.selection.lesion
-        if number is None or self.desk.view is None:
-            return
-        lesion = self.desk.explanation.lesion(number)
-        reading = None if concept is None else lesion.reading(concept)
-        point = reading.peak if reading is not None and reading.peak is not None else lesion.measures.centroid
-        self.desk.view.jump(point)
+        self.desk.select(lesion, concept)
 
     def showInputs(self) -> None:
         """Our layout with the chosen images; nothing without a main window."""
@@ -400,7 +381,9 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def removeResults(self) -> None:
         """Take all that this module added out of the scene."""
-        if self._readersWorkWouldGo() and not self.ask(_("A reader's changes go with the results. Remove them?")):
+        if self.desk.readers_work_would_go() and not self.ask(
+            _("A reader's changes go with the results. Remove them?")
+        ):
             return
         self.desk.close()
         self.say("")
@@ -429,16 +412,9 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showFirst(self) -> None:
         """A study was just explained: the gland fills the views, the index region is selected, the inputs step back."""
-        from MedRationaleLogic.mrml import layout
-
-        explanation = self.desk.explanation
         self.ui.studySection.collapsed = True
-        layout.set_windows(self.desk.nodes, explanation)
-        layout.zoom_to(slicer.mrmlScene, explanation.zones)
         self._annotateViews(_("Research use only"))
-        if explanation.lesions:
-            index = explanation.category.index
-            self.select(int(index) if index else explanation.lesions[0].number)
+        self.desk.present()
         # surfaces take half a second: after the outlines are on the screen
         qt.QTimer.singleShot(self.SURFACES_AFTER_MS, lambda: self.attempt(self._showSurfaces))
 
@@ -464,8 +440,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if shown != self._shown:
             self._shown = shown
             later(lambda: self.attempt(self.evidence.show))  # the findings are on the screen before the map is made
-            if selection is not None and self.desk.explanation is not None:
-                self.jumpTo(selection.concept)
+            self.desk.jump()
 
     def _showJob(self) -> None:
         job, ui = self.desk.job, self.ui
@@ -533,9 +508,9 @@ class MedRationaleLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
-        from MedRationaleLib.desk import Desk
+        from MedRationaleLogic.mrml.desk import Desk
 
-        self.desk = Desk()
+        self.desk = Desk(slicer.mrmlScene)
 
     def version(self) -> str:
         from MedRationaleLogic import __version__
@@ -570,7 +545,8 @@ class MedRationaleLogic(ScriptedLoadableModuleLogic):
         Args:
             t2w, adc, hbv: vtkMRMLScalarVolumeNode; at most two may be None.
             psa: ng/ml.
-            bundle, device, inProcess: see `Desk`.
+            bundle, device: see `Desk`.
+            inProcess: run the network in this process instead of a child.
             confirmed: keys of `NodeQuestion`s that you answer with yes.
 
         Returns:
@@ -581,15 +557,15 @@ class MedRationaleLogic(ScriptedLoadableModuleLogic):
             NodeError: a node cannot be used, or has to be confirmed (NodeQuestion); the message names it.
             DeskError: the network failed; the message says why.
         """
-        from MedRationaleLib.desk import Result
+        from MedRationaleLib.result import Result
 
         self.requirePackages()
-        self.desk.configure(bundle=bundle, device=device, inProcess=inProcess)
+        self.desk.configure(bundle=bundle, device=device, in_process=inProcess)
         self.desk.open(t2w, adc, hbv, psa=psa, confirmed=confirmed)
         self.desk.explain()
         self.desk.wait()
         self.desk.save()
-        return Result(self.desk.explanation, self.desk.case, self.desk.view.segmentation, self.desk.ownNodes())
+        return Result(self.desk.explanation, self.desk.case, self.desk.view.segmentation, self.desk.own_nodes())
 
     def explainFiles(self, t2w, adc, hbv, output, *, psa: float | None = None, bundle=None, device="auto") -> str:
         """Explain a study given by its files and write the result into a folder; the scene is not touched.
@@ -697,7 +673,7 @@ class MedRationaleTest(ScriptedLoadableModuleTest):
             return
         logic = MedRationaleLogic()
         try:
-            nodes = logic.desk.loadFolder(sample_data.sampleFolder())
+            nodes = logic.desk.load_folder(sample_data.sampleFolder())
             before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
             result = logic.explain(**nodes)
             segmentation = result.segmentation.GetSegmentation()
@@ -707,4 +683,4 @@ class MedRationaleTest(ScriptedLoadableModuleTest):
             logic.desk.close()
             self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), before)
         finally:
-            logic.desk.shutDown()
+            logic.desk.shut_down()

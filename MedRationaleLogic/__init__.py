@@ -1,7 +1,7 @@
 """MedRationale: the PI-RADS rationale of a suspicious region on prostate MRI, and the evidence for each of its steps.
 
-Research use only. ``read_study`` reads a folder or files, ``explain`` takes it to an ``Explanation``; everything else
-builds on these two. Importing this package imports neither torch nor SimpleITK.
+Research use only. ``read_study`` reads a folder or files, ``explain`` takes it to an ``Explanation``, ``show`` draws
+that for a notebook; everything else builds on these. Importing this package imports neither torch nor SimpleITK.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from MedRationaleLogic.case import Case
+    from MedRationaleLogic.export.notebook import show
     from MedRationaleLogic.imaging.study import Study, StudyError, read_study
     from MedRationaleLogic.inference.explanation import Explanation
 
 __version__ = "0.1.0"
-__all__ = ["Case", "Explanation", "Study", "StudyError", "__version__", "explain", "read_study"]
+__all__ = ["Case", "Explanation", "Study", "StudyError", "__version__", "explain", "read_study", "show"]
 
 _LAZY = {
     "Case": "MedRationaleLogic.case",
@@ -25,6 +26,7 @@ _LAZY = {
     "Study": "MedRationaleLogic.imaging.study",
     "StudyError": "MedRationaleLogic.imaging.study",
     "read_study": "MedRationaleLogic.imaging.study",
+    "show": "MedRationaleLogic.export.notebook",
 }
 
 

@@ -26,6 +26,7 @@ from MedRationaleLogic.commands.evaluate import evaluate
 from MedRationaleLogic.commands.simulate import simulate
 from MedRationaleLogic.commands.train import SETTINGS as TRAIN_SETTINGS
 from MedRationaleLogic.commands.train import train
+from MedRationaleLogic.commands.view import view
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -799,10 +800,10 @@ def _device_facts() -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Commands with a file of their own: a cohort, and what a researcher needs
+# Commands with a file of their own: the browser face, a cohort, and what a researcher needs
 
 
-for _command in (batch, simulate, evaluate, curate, sheet, agreement):
+for _command in (view, batch, simulate, evaluate, curate, sheet, agreement):
     app.command()(_command)
 app.command(context_settings=TRAIN_SETTINGS)(train)
 

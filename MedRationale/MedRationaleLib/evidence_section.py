@@ -5,13 +5,11 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import qt
 
 from MedRationaleLib.widgets import currentData, fillBox, later, onSignal
-
-THUMBNAIL = 116
-"""Pixels; a region and its surroundings are still told apart."""
 
 
 class EvidenceSection:
@@ -21,9 +19,11 @@ class EvidenceSection:
         self.panel, self.ui = panel, panel.ui
         self.shown: tuple[Any, ...] | None = None
         self.filling = False
+        from MedRationaleLogic.export.thumbnails import SIZE
+
         ui = self.ui
-        ui.conceptList.setIconSize(qt.QSize(THUMBNAIL, THUMBNAIL))
-        ui.conceptList.setMinimumHeight(THUMBNAIL + 70)
+        ui.conceptList.setIconSize(qt.QSize(SIZE, SIZE))
+        ui.conceptList.setMinimumHeight(SIZE + 70)
         onSignal(ui.evidenceCheckBox, "toggled(bool)", lambda *_args: panel.attempt(self.show))
         onSignal(ui.conceptBox, "currentIndexChanged(int)", lambda *_args: panel.attempt(self._boxChosen))
         onSignal(ui.conceptList, "currentRowChanged(int)", lambda row: panel.attempt(lambda: self._listChosen(row)))
@@ -37,30 +37,22 @@ class EvidenceSection:
 
     def concepts(self) -> list[tuple[str, str]]:
         """(words, concept id): the selected region's answers that have a map, else every map of the study."""
-        from MedRationaleLogic.export import words
+        from MedRationaleLogic.export import walk
 
         explanation = self.panel.desk.explanation
         if explanation is None:
             return []
-        chosen = self.panel.desk.case.selection.lesion
-        if chosen is None:
-            return [(words.concept_phrase(c), c) for c in explanation.evidence]
-        found: dict[str, str] = {}
-        for step in explanation.lesion(chosen).rationale.steps:
-            if step.evidence is not None and step.evidence in explanation.evidence:
-                sequence = words.CONCEPT_GROUPS[step.sequence]
-                said = words.answer_words(step.id, step.answer)
-                # two answers may share a map: the term of the standard stands for both
-                found.setdefault(step.evidence, f"{sequence} {words.step_label(step)}: {said}")
-        return [(text, concept) for concept, text in found.items()]
+        offers = walk.concepts(explanation, self.panel.desk.case.selection.lesion)
+        return [(offer.named, offer.concept) for offer in offers]
 
     def step(self, by: int) -> None:
         """The next or the previous concept, round and round."""
+        from MedRationaleLogic.export import walk
+
         entries = [concept for _text, concept in self.concepts()]
         if entries:
-            now = self.panel.desk.case.selection.concept
-            at = entries.index(now) + by if now in entries else (0 if by > 0 else -1)
-            self.panel.select(self.panel.desk.case.selection.lesion, entries[at % len(entries)])
+            selection = self.panel.desk.case.selection
+            self.panel.select(selection.lesion, walk.following(entries, selection.concept, by))
 
     def _boxChosen(self) -> None:
         case = self.panel.desk.case
@@ -77,27 +69,11 @@ class EvidenceSection:
 
     def show(self) -> None:
         """Bring the views to the selected concept: its map on its own sequence, at its strongest slice."""
-        desk = self.panel.desk
-        if desk.view is None or desk.explanation is None:
-            return
-        concept = desk.case.selection.concept
-        if concept is None or not self.ui.evidenceCheckBox.checked or concept not in desk.explanation.evidence:
-            desk.view.hide_evidence()
-            return
-        if desk.evidenceAtHand():
-            self._show(concept)
-        elif not desk.busy:  # a saved case that was opened again: the network runs once more
-            desk.perform(lambda: self._show(concept), "reading the evidence")
-
-    def _show(self, concept: str) -> None:
-        desk = self.panel.desk
-        if desk.view is None or desk.case.selection.concept != concept:  # something else was chosen meanwhile
-            return
         self.adjust()
-        hadPictures = self.shown is not None and self.shown[0]
-        desk.view.show_evidence(concept, everywhere=bool(self.ui.wholeFieldCheckBox.checked))
-        if not hadPictures:  # the network has run for a reopened case: now the pictures can be made
-            self.refresh()
+        self.panel.desk.show_evidence(
+            everywhere=bool(self.ui.wholeFieldCheckBox.checked), shown=bool(self.ui.evidenceCheckBox.checked),
+            then=self.refresh,  # the network has run for a reopened case: now the pictures can be made
+        )  # fmt: skip
 
     def toggle(self) -> None:
         self.ui.evidenceCheckBox.setChecked(not self.ui.evidenceCheckBox.checked)
@@ -117,7 +93,7 @@ class EvidenceSection:
         try:
             fillBox(self.ui.conceptBox, [("(none)", None), *entries], concept)
             lesion = None if case is None else case.selection.lesion
-            hand = self.panel.desk.evidenceAtHand()
+            hand = self.panel.desk.evidence_at_hand()
             key = None if lesion is None else (hand, id(self.panel.desk.explanation.lesion(lesion)), *entries)
             if key != self.shown:
                 self.shown = key
@@ -129,24 +105,20 @@ class EvidenceSection:
         self.ui.legendLabel.setText(self._legend(concept))
 
     def _legend(self, concept: str | None) -> str:
-        if concept is None:
-            return "Evidence is what the network saw for a concept in that concept's own sequence, 0 to 1."
         from MedRationaleLogic.export import words
 
+        if concept is None:
+            return words.WHAT_EVIDENCE_IS
         case, explanation = self.panel.desk.case, self.panel.desk.explanation
         lesion = None if case.selection.lesion is None else explanation.lesion(case.selection.lesion)
-        reading = None if lesion is None else lesion.reading(concept)
-        text = f"<b>{escape(words.concept_phrase(concept))}</b>"
-        if reading is not None and reading.peak_slice is not None:
-            where = words.slice_words(explanation.frame.geometry, reading.peak_slice)
-            text += f"<br>probability {reading.probability:.0%}; strongest evidence {reading.peak_value:.2f}, {where}"
-        return text
+        parts = [f"<b>{escape(words.concept_phrase(concept))}</b>", words.evidence_words(explanation, lesion, concept)]
+        return "<br>".join(part for part in parts if part)
 
     def _sheet(self, entries: list[tuple[str, str]]) -> None:
         """The pictures side by side, one a turn of the event loop; made only where the evidence is at hand."""
         self.ui.conceptList.clear()
         desk = self.panel.desk
-        if not entries or not desk.evidenceAtHand():
+        if not entries or not desk.evidence_at_hand():
             return
         lesion = desk.explanation.lesion(desk.case.selection.lesion)
         for text, concept in entries:
@@ -164,9 +136,10 @@ class EvidenceSection:
         later(lambda: self.panel.attempt(lambda: picture(0)))
 
     def _icon(self, explanation: Any, lesion: Any, concept: str) -> Any:
-        from MedRationaleLib.thumbnails import thumbnail
+        from MedRationaleLogic.export import thumbnails
 
-        path = Path(thumbnail(explanation, lesion, concept, self.panel.scratch()))
+        path = Path(self.panel.scratch()) / f"{uuid4().hex}.ppm"
+        path.write_bytes(thumbnails.ppm(thumbnails.thumbnail(explanation, lesion, concept)))
         icon = qt.QIcon(qt.QPixmap(str(path)))
         path.unlink(missing_ok=True)
         return icon

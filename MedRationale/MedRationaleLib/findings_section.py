@@ -34,11 +34,10 @@ class FindingsSection:
 
     def step(self, by: int) -> None:
         """Select the next or the previous region, round and round."""
-        if not self.numbers:
-            return
-        now = self.panel.desk.case.selection.lesion
-        at = self.numbers.index(now) + by if now in self.numbers else (0 if by > 0 else -1)
-        self.panel.select(self.numbers[at % len(self.numbers)])
+        from MedRationaleLogic.export import walk
+
+        if self.numbers:
+            self.panel.select(walk.following(self.numbers, self.panel.desk.case.selection.lesion, by))
 
     def _chosen(self) -> None:
         if self.filling:
@@ -103,10 +102,10 @@ class FindingsSection:
             f"{rationale.dwi}",
             suspicion,
             f"{len(lesion.all_flags)}" if lesion.all_flags else "",
-            "\n".join(words.sector_words(key) for key, _share in lesion.measures.sectors[:2]) or "-",
+            "\n".join(words.main_sectors(lesion)) or "-",
         )
         tips = {
-            0: "outlined by a reader" if lesion.origin == "reader" else "outlined by the model",
+            0: words.origin_words(lesion),
             3: words.lesion_size(lesion)[1],
             7: "\n".join(lesion.all_flags),
             8: words.sectors_words(lesion),
@@ -122,21 +121,15 @@ class FindingsSection:
 
     @staticmethod
     def _summary(explanation: Any) -> str:
-        if explanation is None:
-            return "Not explained yet."
+        from MedRationaleLogic.export import words
         from MedRationaleLogic.export.palette import CATEGORY_COLOURS, text_on
 
+        if explanation is None:
+            return words.NOT_EXPLAINED
         category = explanation.category
         colour = CATEGORY_COLOURS[category.category]
         badge = (
             f'<span style="background:{colour}; color:{text_on(colour)}; font-weight:bold;">'
             f"&nbsp;PI-RADS {escape(str(category.category))}&nbsp;</span>"
         )
-        parts = [f"{badge} {escape(category.text)}"]
-        if not explanation.lesions:
-            parts.append("No suspicious region was outlined. That excludes nothing.")
-        if explanation.gland is not None:
-            gland = f"Gland {explanation.gland.planimetry_ml:.0f} mL"
-            density = explanation.psa_density
-            parts.append(gland + (f", {density.text}" if density is not None else ""))
-        return "<br>".join([parts[0], *(escape(p) for p in parts[1:])])
+        return "<br>".join([f"{badge} {escape(category.text)}", *map(escape, words.summary_words(explanation))])

@@ -47,7 +47,7 @@ class ModelSection:
         desk = self.panel.desk
         desk.configure(
             bundle=currentData(self.ui.bundleBox), device=currentData(self.ui.deviceBox),
-            inProcess=bool(self.ui.inProcessCheckBox.checked),
+            in_process=bool(self.ui.inProcessCheckBox.checked),
         )  # fmt: skip
         if desk.explanation is not None:
             self.panel.say(_("Takes effect with the next study: one case is read by one model."))
@@ -108,13 +108,7 @@ class ModelSection:
         free = available_memory()
         lines = [] if free is None else [_("{free:.1f} GB of memory are free").format(free=free / 2**30)]
         if explanation is not None:
-            p = explanation.provenance
-            seconds = sum(p.seconds.values())
-            lines.append(
-                _("{name} {version} ran on {device} in {precision}: {seconds:.1f} s").format(
-                    name=p.bundle.get("name"), version=p.bundle.get("version"), device=p.device,
-                    precision=p.precision, seconds=seconds,
-                )
-            )  # fmt: skip
-            lines += p.notes
+            from MedRationaleLogic.export import words
+
+            lines += words.provenance_words(explanation)
         self.ui.deviceLabel.setText("\n".join(lines))

@@ -94,6 +94,8 @@ class RationaleSection:
     # --------------------------------------------------------------------------------------------------------- showing
 
     def refresh(self) -> None:
+        from MedRationaleLogic.export import walk
+
         chosen = self.stepId()
         lesion = self.lesion()
         self.filling = True
@@ -102,7 +104,7 @@ class RationaleSection:
             self.items = {}
             if lesion is not None:
                 self._fill(lesion.rationale)
-                chosen = self._shownStep(lesion.rationale, chosen)
+                chosen = walk.step_shown(lesion.rationale, chosen, self.panel.desk.case.selection.concept)
                 if chosen is not None:
                     self.tree.setCurrentItem(self.items[chosen])
         finally:
@@ -110,30 +112,18 @@ class RationaleSection:
         self.ui.pathLabel.setText(self._heading(lesion))
         self._showStep()
 
-    def _shownStep(self, rationale: Any, chosen: str | None) -> str | None:
-        """The step to mark: the one that was chosen, while its map is the one in the views; else that map's step."""
-        concept = self.panel.desk.case.selection.concept
-        if chosen in self.items and (rationale.step(chosen).evidence in (None, concept)):
-            return chosen
-        return next((step.id for step in rationale.steps if concept is not None and step.evidence == concept), None)
-
     def _heading(self, lesion: Any) -> str:
-        if lesion is None:
-            return "Select a region to see why it has its category."
         from MedRationaleLogic.export import words
 
+        if lesion is None:
+            return words.NO_REGION_SELECTED
         rationale = lesion.rationale
         others = words.reachable_words(rationale.category_reachable, rationale.category)
         lines = [
             f"<b>Region {lesion.number}: PI-RADS {rationale.category}</b>"
             + (f", within reach: {escape(others)}" if others else "")
         ]
-        if rationale.other is not None:
-            other = rationale.other
-            lines.append(f"By the tables of the {escape(other.zone)}: PI-RADS {escape(str(other.category))}")
-        if lesion.suspicion is not None:
-            share = lesion.suspicion.residual_share
-            lines.append(f"Suspicion {lesion.suspicion.value:.2f}; {share:.0%} of it is not accounted for by readings")
+        lines += map(escape, words.rationale_words(lesion))
         lines += [f"&#9888; {escape(flag)}" for flag in lesion.all_flags]
         return "<br>".join(lines)
 
@@ -154,9 +144,7 @@ class RationaleSection:
 
         item = qt.QTreeWidgetItem(parent)
         item.setData(0, qt.Qt.UserRole, step.id)
-        name = words.step_label(step)
-        # the DWI score rests on two images with a signal and a pattern each
-        item.setText(0, f"{words.CONCEPT_GROUPS[step.sequence]} {name}" if step.sequence in ("adc", "hbv") else name)
+        item.setText(0, words.step_name(step))
         answer = words.answer_words(step.id, step.answer)
         if step.original is not None:
             answer += f"  (model: {words.answer_words(step.id, step.original)})"

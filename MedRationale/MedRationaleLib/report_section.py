@@ -137,6 +137,8 @@ class ReportSection:
             self.panel.desk.case.reopen(self.panel.reader(), reason)
 
     def refresh(self) -> None:
+        from MedRationaleLogic.export import words
+
         ui, desk = self.ui, self.panel.desk
         explained = desk.explanation is not None
         signed = None if desk.case is None else desk.case.signed_off
@@ -144,7 +146,7 @@ class ReportSection:
             button.setEnabled(bool(explained and not desk.busy))
         ui.signOffButton.setEnabled(bool(explained and signed is None and not desk.busy))
         ui.reopenButton.setEnabled(signed is not None)
-        ui.signedLabel.setText("" if signed is None else f"Signed off by {signed.reader}, {signed.time[:16]} UTC")
+        ui.signedLabel.setText("" if signed is None else words.signed_words(signed))
         self._sectorMap(desk.explanation)
 
     def _sectorMap(self, explanation: Any) -> None:

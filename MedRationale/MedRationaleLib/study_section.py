@@ -64,9 +64,9 @@ class StudySection:
     def loadFolder(self, folder: Any) -> None:
         """Read a folder into nodes and choose them."""
         with self.panel.waiting(_("Reading the study...")):
-            nodes = self.panel.desk.loadFolder(folder)
+            nodes = self.panel.desk.load_folder(folder)
         self.choose(nodes)
-        study = self.panel.desk.loadedStudy
+        study = self.panel.desk.loaded_study
         lines = [str(choice) for choice in study.choices] + [str(note) for note in study.notes]
         self.ui.whyLabel.setText("\n".join(lines))
         if study.psa is not None:
@@ -111,9 +111,6 @@ class StudySection:
         if explanation is None:
             self.ui.qualityLabel.setText("")
             return
-        short = [q for q in explanation.quality if q.status == "below minimum"]
-        unknown = sum(q.status == "unknown" for q in explanation.quality)
-        lines = [f"{q.sequence}, {q.item}: {q.found} (PI-RADS minimum: {q.required})" for q in short]
-        if unknown:
-            lines.append(_("{n} requirements cannot be checked: the headers do not say.").format(n=unknown))
-        self.ui.qualityLabel.setText("\n".join([*(str(f) for f in explanation.flags), *lines]))
+        from MedRationaleLogic.export import words
+
+        self.ui.qualityLabel.setText("\n".join(text for text, _level in words.quality_words(explanation)))

@@ -89,7 +89,7 @@ def _quality(explanation: Explanation) -> Iterator[str]:
     for flag in below:
         yield f"Below minimum: {flag.sequence} {flag.item}: {flag.found} (asked for: {flag.required})"
     if not below:
-        yield "No acquisition parameter that could be read is below the PI-RADS v2.1 minimum."
+        yield words.NONE_BELOW
     if unknown:
         yield f"Acquisition parameters that the input does not state: {unknown}"
 

@@ -7,13 +7,13 @@
     explanation, reader = explainer.open(study)   # at once when the study is ready, else waits
     explainer.cancel()                     # ends the child and all that it started
 
+    explainer = RemoteExplainer(rooms=model.rooms)      # not a child of its own, but a process that several share
+
 A :class:`RemoteExplainer` stands in for an :class:`~MedRationaleLogic.inference.explainer.Explainer` wherever a case
 wants one; :class:`InProcess` gives the latter the same face, for tests and where no child can be started.
 
-The two processes share a private folder (mode 0700, removed at the end): commands and messages as JSON lines in files
-that are read from where reading stopped, arrays as ``.npy`` that are memory-mapped. No thread runs in the parent, and
-no pipe can fill up: an event loop that starves Python's threads does not matter. What the folder holds besides voxels
-is a study's name and its series, not the patient's ID; nothing of it is logged.
+How the two processes talk is told in :mod:`~MedRationaleLogic.inference.worker_link`; the process that several share is
+started by :class:`~MedRationaleLogic.inference.shared.SharedModel`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +47,8 @@ from MedRationaleLogic.inference.storage import (
     save_array,
     study_to_json,
 )
-from MedRationaleLogic.inference.worker_child import COMMANDS, HELLO, LOG, MESSAGES, OWN_ERRORS, Tail
+from MedRationaleLogic.inference.worker_child import OWN_ERRORS
+from MedRationaleLogic.inference.worker_link import Child, Guest, Link, WorkerError, end_all, python_executable, sweep
 from MedRationaleLogic.model.bundle import Bundle, BundleError, find
 
 __all__ = [
@@ -71,33 +67,12 @@ Json = dict[str, Any]
 Task = Literal["explain", "see"]
 """All of the road, or only what is needed to read regions and evidence."""
 
-SILENCE_S: Final = 30.0
-"""Without any message for so long a warm child counts as dead; it sends a heartbeat each second."""
-LOADING_SILENCE_S: Final = 300.0
-"""The same while it loads PyTorch: a library that comes from a cold disk stops its heartbeat too."""
 KEPT_STUDIES: Final = 2
 """Studies that the child keeps for further reading, about 100 MB each."""
 WRITE_S: Final = 0.04
 """How long one call may write images for the child; the rest is written by the next ones."""
-LEFT_BEHIND_S: Final = 24 * 3600.0
-"""A private folder that nobody has written to for so long belongs to nobody."""
-PREFIX: Final = "medrationale-worker-"
-LOG_LINES: Final = 30
 
 _log = logging.getLogger(__name__)
-
-
-class WorkerError(RuntimeError):
-    """The child could not be started, ended, fell silent or ran into something unforeseen; the text says what to do.
-
-    Attributes:
-        exit_code: of the child; negative for a signal (POSIX), None while it lives.
-        log_tail: last lines of its log.
-    """
-
-    def __init__(self, text: str, *, exit_code: int | None = None, log_tail: str = "") -> None:
-        super().__init__(text)
-        self.exit_code, self.log_tail = exit_code, log_tail
 
 
 _ERRORS: Final[Mapping[str, type[Exception]]] = {
@@ -338,169 +313,6 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------- the child process
-
-
-def python_executable(python: str | Path | None = None) -> str:
-    """The interpreter that the child runs in.
-
-    Taken in this order: ``python``; the environment's ``MEDRATIONALE_PYTHON``; the ``PythonSlicer`` of the Slicer that
-    this process is (``SLICER_HOME``/bin, or beside its executable); this process's own executable where it is a Python.
-
-    Raises:
-        WorkerError: none of them is there.
-    """
-    for given, origin in ((python, "python"), (os.environ.get("MEDRATIONALE_PYTHON"), "MEDRATIONALE_PYTHON")):
-        if given:
-            found = shutil.which(str(given))
-            if found is None:
-                raise WorkerError(f"{origin} names {given}, which is no program; give the path of a Python interpreter")
-            return found
-    name = "PythonSlicer.exe" if os.name == "nt" else "PythonSlicer"
-    here = Path(sys.executable).parent if sys.executable else None
-    home = os.environ.get("SLICER_HOME")
-    for folder in (Path(home) / "bin" if home else None, here, here / "bin" if here else None):
-        if folder is not None and (folder / name).is_file():
-            return str(folder / name)
-    if sys.executable and Path(sys.executable).name.lower().startswith("python"):
-        return sys.executable
-    raise WorkerError("no Python interpreter was found for the network; set MEDRATIONALE_PYTHON to the path of one")
-
-
-class _Child:
-    """One child process and the folder that it shares with us.
-
-    Attributes:
-        folder: private; removed with the child.
-        process: the child, or a launcher that it runs under.
-        ready: what it said when the network was loaded; None before.
-        silence: seconds without a message, as far as somebody was listening.
-        files: images that it was sent.
-    """
-
-    def __init__(self, arguments: list[str], python: str | Path | None, env: Mapping[str, str] | None) -> None:
-        program = python_executable(python)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # mode 0700
-        self.ready: Json | None = None
-        self.silence = 0.0
-        self.files: set[str] = set()
-        self._ended = False
-        self._tail = Tail(self.folder / MESSAGES)
-        self._listened = time.monotonic()
-        # not `-m`: a launcher may set PYTHONPATH anew
-        root = str(Path(__file__).resolve().parents[2])
-        code = f"import sys; sys.path.insert(0, {root!r}); from {CHILD} import main; sys.exit(main())"
-        try:
-            with (self.folder / LOG).open("ab") as log:
-                self.process = subprocess.Popen(
-                    [program, "-c", code, "--folder", str(self.folder), "--parent", str(os.getpid()), *arguments],
-                    stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, bufsize=0,
-                    env=_environment(root, env),
-                    start_new_session=os.name != "nt",  # a group of its own, to be ended as one
-                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-                )  # fmt: skip
-            self._say_hello()
-        except OSError as error:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise WorkerError(f"{Path(program).name} cannot be started ({error.strerror or error})") from error
-        self._commands = (self.folder / COMMANDS).open("ab", buffering=0)
-
-    def _say_hello(self) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended already, which shows soon enough
-            self.process.stdin.write(HELLO)
-
-    def send(self, command: Json) -> None:
-        """Give a command."""
-        self._commands.write(json.dumps(command).encode() + b"\n")
-
-    def listen(self) -> list[Json]:
-        """Messages since the last call."""
-        found = self._tail.read()
-        now = time.monotonic()
-        # at most a little for each call: a machine that slept, or a caller that was away, is not the child's silence
-        self.silence = 0.0 if found else self.silence + min(now - self._listened, 1.0)
-        self._listened = now
-        return found
-
-    @property
-    def lost(self) -> bool:
-        """Whether it has been silent for too long."""
-        return self.silence > (SILENCE_S if self.ready is not None else LOADING_SILENCE_S)
-
-    def log_tail(self) -> str:
-        """Last lines of the log."""
-        try:
-            text = (self.folder / LOG).read_bytes()[-16384:].decode("utf-8", "replace")
-        except OSError:
-            return ""
-        return "\n".join(text.strip().splitlines()[-LOG_LINES:])
-
-    def end(self) -> None:
-        """Kill it with all that it started, and remove the folder; returns within a tenth of a second."""
-        if not self._ended:
-            _kill_tree(self.process)
-        self._ended = True
-        with contextlib.suppress(OSError):
-            self._commands.close()
-        with contextlib.suppress(OSError):
-            if self.process.stdin is not None:
-                self.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.08)
-        self.clean()
-
-    def clean(self) -> bool:
-        """Whether nothing is left; on Windows a folder stays as long as somebody has an array of it mapped."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return self.process.poll() is not None and not self.folder.exists()
-
-
-CHILD: Final = "MedRationaleLogic.inference.worker_child"
-
-
-def _environment(root: str, more: Mapping[str, str] | None) -> dict[str, str]:
-    env = {**os.environ, **(more or {})}
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (root, env.get("PYTHONPATH")) if p)
-    env["PYTHONSAFEPATH"] = "1"  # what lies in the current folder is nobody's module
-    env["PYTHONUNBUFFERED"] = "1"
-    env["PYTHONIOENCODING"] = "utf-8"
-    return env
-
-
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process, its children and theirs."""
-    if sys.platform == "win32":
-        if process.poll() is None:
-            flags = subprocess.CREATE_NO_WINDOW
-            subprocess.Popen(["taskkill", "/F", "/T", "/PID", str(process.pid)], creationflags=flags)
-        return
-    # the group outlives its leader as long as one member lives, and its number is not given again before
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _end_all(owner: int, children: list[_Child]) -> None:
-    """The end of an explainer, or of the interpreter; not of a fork of it."""
-    if os.getpid() != owner:
-        return
-    for child in children:
-        child.end()
-    deadline = time.monotonic() + 1.0
-    while sum(not child.clean() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    children.clear()
-
-
-def _sweep() -> None:
-    """Remove folders of processes that ended without being able to."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            newest = max(p.stat().st_mtime for p in (folder, folder / LOG, folder / MESSAGES) if p.exists())
-            if time.time() - newest > LEFT_BEHIND_S:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 # --------------------------------------------------------------------------------------------------------- the parent
 
 
@@ -547,16 +359,20 @@ class RemoteExplainer:
         device, precision: as :class:`~MedRationaleLogic.inference.explainer.Explainer`.
         python: the child's interpreter; see :func:`python_executable`.
         env: added to the child's environment.
+        rooms: of a :class:`~MedRationaleLogic.inference.shared.SharedModel`, whose process takes the child's place. It
+            was started with a bundle, device and so on of its own, so that the other arguments say nothing. A task
+            waits for those of others, and to cancel or close leaves the process as it is.
     """
 
     def __init__(
         self, bundle: Bundle | str | None = None, device: Device = "auto", *, precision: Precision = "auto",
-        python: str | Path | None = None, env: Mapping[str, str] | None = None,
+        python: str | Path | None = None, env: Mapping[str, str] | None = None, rooms: Path | str | None = None,
     ) -> None:  # fmt: skip
         self._bundle, self._device, self._precision = bundle, device, precision
         self._python, self._env = python, env
-        self._child: _Child | None = None
-        self._children: list[_Child] = []
+        self._rooms = None if rooms is None else Path(rooms)
+        self._child: Link | None = None
+        self._children: list[Link] = []
         self._job: _Job | None = None
         self._events: list[Event] = []
         self._answers: dict[int, Json] = {}
@@ -564,13 +380,13 @@ class RemoteExplainer:
         self._number = self._asked = 0
         self._closed = False
         self._last_error: Exception | None = None
-        self._finalizer = weakref.finalize(self, _end_all, os.getpid(), self._children)
+        self._finalizer = weakref.finalize(self, end_all, os.getpid(), self._children)
 
     # ---------------------------------------------------------------------------------------------- what is there
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that the child uses.
+        """The bundle that the child uses; of a shared process once it is loaded, before that the one given here.
 
         Raises:
             BundleError: no such bundle, or it is refused.
@@ -586,8 +402,8 @@ class RemoteExplainer:
 
     @property
     def pid(self) -> int | None:
-        """The child's process (in Slicer its launcher's), or None where there is none."""
-        return self._child.process.pid if self._alive() and self._child is not None else None
+        """The child's process (in Slicer its launcher's), or None where there is none of our own."""
+        return self._child.pid if self._alive() and self._child is not None else None
 
     @property
     def loaded(self) -> bool:
@@ -608,7 +424,7 @@ class RemoteExplainer:
         return seen is not None and (task == "see" or _study_key(study) in seen.explained)
 
     def _alive(self) -> bool:
-        return self._child is not None and self._child.process.poll() is None
+        return self._child is not None and self._child.alive
 
     # ------------------------------------------------------------------------------------------------ begin and poll
 
@@ -616,17 +432,20 @@ class RemoteExplainer:
         """Start the child where there is none, so that it is loaded when a study comes; returns at once.
 
         Raises:
-            WorkerError: it cannot be started, or this explainer is closed.
+            WorkerError: it cannot be started or reached, or this explainer is closed.
             BundleError: no such bundle.
         """
         self._open_for_work()
         if not self._alive():
             self._drop_child()
-            _sweep()
-            bundle = str(self.bundle.path.resolve())
-            arguments = ["--bundle", bundle, "--device", self._device, "--precision", self._precision]
-            self._child = _Child(arguments, self._python, self._env)
+            self._child = self._start() if self._rooms is None else Guest(self._rooms)
             self._children.append(self._child)
+
+    def _start(self) -> Child:
+        sweep()
+        bundle = str(self.bundle.path.resolve())
+        arguments = ["--bundle", bundle, "--device", self._device, "--precision", self._precision]
+        return Child(arguments, self._python, self._env)
 
     def begin(self, study: Study, task: Task = "explain") -> None:
         """See :meth:`PollingExplainer.begin`. A child that cannot be started is told by :meth:`poll`."""
@@ -648,7 +467,8 @@ class RemoteExplainer:
             self._drop_child()
             self._events.append(Event("failed", error=_unusable(error)))
             return
-        self._events.append(Event("progress", 0.0, "starting" if self.loaded else "loading the network"))
+        assert self._child is not None
+        self._events.append(Event("progress", 0.0, self._child.stage))
         self._advance()
 
     def _prepared(self, study: Study, task: Task) -> _Job:
@@ -684,28 +504,28 @@ class RemoteExplainer:
         return events
 
     def _advance(self) -> None:
-        """Write what is to be written, read what has come, see whether the child still lives."""
+        """Read what has come, see whether the child still lives, write what is to be written."""
         self._children[:] = [c for c in self._children if c is self._child or not c.clean()]
         child = self._child
         if child is None:
             return
-        code = child.process.poll()  # before reading: all that a dead child said is there
+        stage = child.stage
         try:
-            self._write_ahead(child)
             for message in child.listen():
                 self._hear(message)
                 if self._child is not child:
                     return
+            trouble = child.trouble()
+            if trouble is None:
+                self._write_ahead(child)
         except (OSError, StorageError) as error:
-            self._lost(_unusable(error))
-            return
-        if code is not None:
-            self._lost(_ended(code, child.log_tail()))
-        elif child.lost:
-            text = f"the network's process has not answered for {child.silence:.0f} s and was ended; try again"
-            self._lost(WorkerError(text, log_tail=child.log_tail()))
+            trouble = _unusable(error)
+        if trouble is not None:
+            self._lost(trouble)
+        elif self._job is not None and not self.loaded and child.stage != stage:
+            self._events.append(Event("progress", 0.0, child.stage))
 
-    def _write_ahead(self, child: _Child) -> None:
+    def _write_ahead(self, child: Link) -> None:
         job = self._job
         if job is None or job.command is None:
             return
@@ -723,7 +543,9 @@ class RemoteExplainer:
         job = self._job
         assert self._child is not None
         if kind == "ready":
-            self._child.ready = message
+            path = message.get("path", "")
+            if self._rooms is not None and not (isinstance(self._bundle, Bundle) and str(self._bundle.path) == path):
+                self._bundle = path or self._bundle
             self._events.append(Event("ready", 0.0, "the network is loaded"))
         elif kind == "progress" and job is not None and number == job.number:
             self._events.append(Event("progress", float(message["share"]), str(message["stage"])))
@@ -853,7 +675,10 @@ class RemoteExplainer:
             self._events = [*kept, *(e for e in self._events if not mine or e.kind == "ready")]
 
     def cancel(self) -> None:
-        """End the running task at once, with the child and all that it started; the next task starts another child."""
+        """End the running task at once, with the child and all that it started; the next task starts another child.
+
+        A shared process stays: it stops the task before its next stage, and this explainer is free at once.
+        """
         self._events.clear()
         if self._job is not None:
             self._job = None
@@ -1027,7 +852,7 @@ def _record(volume: Volume) -> Json:
     return {"file": _file(volume), "geometry": volume.geometry.to_dict(), "name": volume.name}
 
 
-def _error(message: Json, child: _Child) -> Exception:
+def _error(message: Json, child: Link) -> Exception:
     """What the child ran into, as the caller is to see it."""
     text = str(message["text"])
     if message["error"] in _ERRORS:
@@ -1037,19 +862,9 @@ def _error(message: Json, child: _Child) -> Exception:
     return WorkerError(text, log_tail=child.log_tail())
 
 
-def _ended(code: int, tail: str) -> WorkerError:
-    """The end of a child that nobody wanted."""
-    why = f"exit code {code}"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            why = f"signal {signal.Signals(-code).name}"
-    # Slicer's launcher does not pass the signal on
-    killed = code == -9 or (code > 0 and "exit abnormally" in tail)
-    advice = "most often memory has run out: close other programs and try again" if killed else "try again"
-    return WorkerError(f"the network's process ended by itself ({why}); {advice}", exit_code=code, log_tail=tail)
-
-
 if __name__ == "__main__":
+    import sys
+
     from MedRationaleLogic.inference.worker_child import main
 
     sys.exit(main())

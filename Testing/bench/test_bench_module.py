@@ -118,7 +118,7 @@ def test_the_notice_is_always_in_sight(bench: Bench, sample: Path) -> None:
     for name in ("findingsSection", "rationaleSection", "evidenceSection", "reportSection"):
         assert "research use only" in getattr(bench.ui, name).text
     explain(bench, sample)
-    for node in bench.widget.desk.ownNodes():
+    for node in bench.widget.desk.own_nodes():
         if node.IsA("vtkMRMLDisplayableNode"):
             # Slicer empties the description of a fiducial list, so that one says it in its name
             assert "research use only" in f"{node.GetDescription()} {node.GetName()}".lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -134,6 +135,97 @@ def test_the_map_of_an_explanation_names_every_region_and_shows_the_worst_one():
     assert "region 3" in shared
     assert explanation.lesion(2).category == 4  # region 3 is a 3: the colour is region 2's, which lies there whole
     assert drawn["TZa-mid-R"].find(f"{SVG}path").get("fill") == CATEGORY_COLOURS[4]  # type: ignore[union-attr]
+
+
+# ------------------------------------------------------------------------------------------------- the map of a page
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def dark(explanation, **more) -> str:
+    return explanation_map_svg(explanation, theme="dark", **more)
+
+
+def test_every_lit_sector_of_the_dark_map_can_be_clicked():
+    explanation = make_explanation(lesions=(PZ_LEFT, TZ_RIGHT, MIXED))
+    drawn = sectors(dark(explanation))
+    assert set(drawn) == {s.key for s in SECTORS}
+    for key, element in drawn.items():
+        classes = str(element.get("class")).split()
+        by = [x for x in explanation.lesions if key in dict(x.measures.sectors)]
+        assert ("lit" in classes) == ("pointer" in classes) == bool(by)
+        assert (element.get("cursor") == "pointer") == bool(by)
+        strongest = max(by, key=lambda x: (int(x.category), -x.number), default=None)
+        assert element.get("data-lesion") == (None if strongest is None else str(strongest.number))
+        assert element.findtext(f"{SVG}title") == element.get("aria-label")
+        assert "selected" not in classes
+
+
+def test_the_selected_regions_sectors_are_marked_and_named_first():
+    explanation = make_explanation(lesions=(PZ_LEFT, TZ_RIGHT, MIXED))
+    svg = dark(explanation, selected=3)
+    own = {key for key, _ in explanation.lesion(3).measures.sectors}
+    marked = {k: e for k, e in sectors(svg).items() if "selected" in str(e.get("class")).split()}
+    assert set(marked) == own
+    assert {e.get("data-lesion") for e in marked.values()} == {"3"}
+    assert {e.find(f"{SVG}path").get("stroke") for e in marked.values()} == {"#ffffff"}  # type: ignore[union-attr]
+    assert sectors(svg)["TZa-mid-R"].find(f"{SVG}path").get("fill") == CATEGORY_COLOURS[4]  # type: ignore[union-attr]
+    shared = [e.text for e in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert "3+" in shared  # another region lies there, too
+    later = [str(e.get("data-sector")) for e in ElementTree.fromstring(svg).iter(f"{SVG}g") if e.get("data-sector")]
+    mid = [key for key in later if key.split("-")[1] == "mid"]
+    assert set(mid[-len(own) :]) == own  # no neighbour's border lies over theirs
+    assert dark(explanation, selected=9) == dark(explanation)
+
+
+def test_the_dark_map_is_legible_at_280_pixels():
+    root = ElementTree.fromstring(dark(make_explanation(lesions=(PZ_LEFT, TZ_RIGHT, MIXED)), selected=1))
+    _, _, width, height = (float(v) for v in str(root.get("viewBox")).split())
+    assert width <= 280
+    sizes = [float(str(e.get("font-size"))) for e in root.iter(f"{SVG}text")]
+    assert min(sizes) >= 10
+    for text in root.iter(f"{SVG}text"):
+        assert 0 <= float(str(text.get("x"))) <= width
+        assert 0 <= float(str(text.get("y"))) <= height
+    outlines = [points(e) for e in sectors(ElementTree.tostring(root, "unicode")).values()]
+    assert np.concatenate(outlines).min() >= 0
+    assert (np.concatenate(outlines).max(0) <= (width, height)).all()
+
+
+@pytest.mark.parametrize("score", list(CATEGORY_COLOURS))
+@pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
+def test_numbers_and_borders_of_the_dark_map_stand_out(score, share):
+    explanation = make_explanation(lesions=(PZ_LEFT,))
+    lesion = explanation.lesions[0]
+    rationale = replace(lesion.rationale, path=replace(lesion.rationale.path, category=score))
+    measures = replace(lesion.measures, sectors=(("TZa-mid-R", share),))
+    changed = explanation.with_lesion(replace(lesion, rationale=rationale, measures=measures))
+    root = ElementTree.fromstring(dark(changed))
+    path = next(e for e in root.iter(f"{SVG}g") if e.get("data-lesion")).find(f"{SVG}path")
+    number = next(e for e in root.iter(f"{SVG}text") if e.text == "1")
+    assert path is not None
+    assert contrast(str(number.get("fill")), str(path.get("fill"))) >= 4.5
+    unlit = str(sectors(dark(changed))["TZa-mid-L"].find(f"{SVG}path").get("fill"))  # type: ignore[union-attr]
+    assert contrast(str(path.get("stroke")), unlit) >= 3
+    for text in root.iter(f"{SVG}text"):
+        if text.text != "1":
+            assert contrast(str(text.get("fill")), "#1b222c") >= 4.5
+
+
+def test_the_maps_of_the_report_take_no_clicks():
+    light = explanation_map_svg(make_explanation(), selected=1)
+    assert light == explanation_map_svg(make_explanation())
+    for word in ("data-lesion", 'pointer"', "selected"):
+        assert word not in light
+
+
+def test_no_text_of_a_study_is_in_the_map():
+    hostile = make_explanation(name="<script>alert(1)</script>")
+    assert dark(hostile, selected=1) == dark(make_explanation(), selected=1)
+    assert "script" not in dark(hostile)
 
 
 @pytest.mark.parametrize("score", list(CATEGORY_COLOURS))

@@ -22,7 +22,7 @@ import pytest
 
 from MedRationaleLogic.imaging.study import Study, StudyError
 from MedRationaleLogic.imaging.volume import Volume
-from MedRationaleLogic.inference import worker
+from MedRationaleLogic.inference import worker_link
 from MedRationaleLogic.inference.device import Placement
 from MedRationaleLogic.inference.explainer import ExplainCancelledError, Explainer
 from MedRationaleLogic.inference.worker import (
@@ -32,7 +32,7 @@ from MedRationaleLogic.inference.worker import (
     WorkerError,
     python_executable,
 )
-from MedRationaleLogic.inference.worker_child import Messages, Tail, Worker
+from MedRationaleLogic.inference.worker_child import Model, Tail
 from MedRationaleLogic.model.bundle import Bundle, BundleError
 from Testing.study_factory import CENTER
 from Testing.unit.case.fake_explainer import FakeExplainer
@@ -82,12 +82,12 @@ def folder_of(explainer: RemoteExplainer) -> Path:
 
 @pytest.fixture
 def stub(eager: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RemoteExplainer]:
-    monkeypatch.setattr(worker, "CHILD", "Testing.unit.inference.worker_stub")
-    monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(worker_link, "CHILD", "Testing.unit.inference.worker_stub")
+    monkeypatch.setattr(worker_link.tempfile, "tempdir", str(tmp_path))
     explainer = RemoteExplainer(eager)
     yield explainer
     explainer.close()
-    assert not list(tmp_path.glob(f"{worker.PREFIX}*"))  # whatever happened, nothing is left
+    assert not list(tmp_path.glob(f"{worker_link.PREFIX}*"))  # whatever happened, nothing is left
 
 
 @posix
@@ -231,7 +231,7 @@ def test_what_cannot_be_started_is_told_by_poll(stub: RemoteExplainer, study: St
 def test_silence_is_the_end(stub: RemoteExplainer, study: Study, monkeypatch: pytest.MonkeyPatch):
     stub.warm()
     until(lambda: bool(stub.poll()))
-    monkeypatch.setattr(worker, "SILENCE_S", 2.5)
+    monkeypatch.setattr(worker_link, "SILENCE_S", 2.5)
     pid = stub.pid
     time.sleep(3.0)  # a caller that is away: the heartbeats wait in the file
     assert stub.poll() == []
@@ -317,9 +317,9 @@ def test_evidence_that_could_not_be_written_is_told(stub: RemoteExplainer, study
 
 PARENT = """
     import sys, time
-    from MedRationaleLogic.inference import worker
+    from MedRationaleLogic.inference import worker, worker_link
     from Testing.study_factory import make_study
-    worker.CHILD = "Testing.unit.inference.worker_stub"
+    worker_link.CHILD = "Testing.unit.inference.worker_stub"
     explainer = worker.RemoteExplainer(sys.argv[1], python=sys.argv[2] or None)
     if len(sys.argv) > 3:
         explainer.see(make_study())
@@ -358,11 +358,11 @@ def test_the_end_of_the_parent_is_the_end_of_the_child(eager: Bundle, tmp_path: 
 @posix
 def test_a_parent_that_forgets_to_close_leaves_nothing(eager: Bundle, tmp_path: Path):
     assert parent(eager, tmp_path, "", "forget").wait(60) == 0
-    assert not list(tmp_path.glob(f"{worker.PREFIX}*"))
+    assert not list(tmp_path.glob(f"{worker_link.PREFIX}*"))
 
 
 def test_what_was_left_behind_is_swept_up(stub: RemoteExplainer, tmp_path: Path):
-    old, recent = (tmp_path / f"{worker.PREFIX}{name}" for name in ("old", "recent"))
+    old, recent = (tmp_path / f"{worker_link.PREFIX}{name}" for name in ("old", "recent"))
     for folder in (old, recent):
         folder.mkdir()
         (folder / "messages.jsonl").write_text("")
@@ -422,11 +422,11 @@ def test_the_interpreter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         python_executable()
 
 
-def test_a_full_gpu_falls_back_to_the_cpu(eager: Bundle, tmp_path: Path):
-    made = Worker(tmp_path, Messages(tmp_path), str(eager.path), "auto", "float32")
+def test_a_full_gpu_falls_back_to_the_cpu(eager: Bundle):
+    made = Model(str(eager.path), "auto", "float32")
     made.explainer = Explainer(eager, "cpu", "float32")
     made.explainer.place = Placement("cuda", False)
-    tried = []
+    tried, said = [], []
 
     def run(explainer: Explainer) -> Placement:
         tried.append(explainer.place.device)
@@ -434,11 +434,12 @@ def test_a_full_gpu_falls_back_to_the_cpu(eager: Bundle, tmp_path: Path):
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return explainer.place
 
-    assert "ran out of memory" in made._on_device(run, 1).notes[-1]
+    assert "ran out of memory" in made.run(run, said.append).notes[-1]
     assert tried == ["cuda", "cpu"]
+    assert said == ["the GPU's memory is full: once more on the CPU"]
     made.device = "cuda"  # asked for by name
     with pytest.raises(RuntimeError, match="out of memory"):
-        made._on_device(run, 1)
+        made.run(run, said.append)
 
 
 def test_in_process_has_the_same_face():

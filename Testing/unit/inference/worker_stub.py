@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from MedRationaleLogic.inference import worker_child
@@ -26,22 +27,26 @@ class BundleError(ValueError):
     """Of the name that the parent knows."""
 
 
-class Stub(worker_child.Worker):
-    """Says that it is ready and does what the name of a study says."""
+class StubModel(worker_child.Model):
+    """Says that it is ready, or not."""
 
-    def start(self) -> bool:
+    def load(self) -> Json:
         """Ready, or not."""
         print("a library says hello")
         mischief = os.environ.get("STUB_START", "")
         if mischief == "no bundle":
-            self._failed(0, BundleError("bundle tiny: weights are missing; install the bundle again"))
-            return False
+            raise BundleError("bundle tiny: weights are missing; install the bundle again")
         if mischief == "crash":
-            raise RuntimeError("libtorch.so: undefined symbol")
+            raise SystemExit("libtorch.so: undefined symbol")
         if mischief == "slow":
             time.sleep(600)
-        self.messages.tell("ready", thresholds={"evidence": 0.5}, device="cpu", precision="float32")
-        return True
+        return {
+            "thresholds": {"evidence": 0.5}, "device": "cpu", "precision": "float32", "bundle": "stub", "version": "1",
+        }  # fmt: skip
+
+
+class StubRoom(worker_child.Room):
+    """Does what the name of a study says."""
 
     def _explain(self, command: Json) -> None:
         number = command["id"]
@@ -54,6 +59,12 @@ class Stub(worker_child.Worker):
         if name == "long":
             self._progress(number, 0.5, "working")
             time.sleep(600)
+        if name == "held":  # works until it is told to go on, in stages
+            self._progress(number, 0.5, "working")
+            while not Path(os.environ["STUB_GO"]).exists():
+                if self.closed:
+                    raise RuntimeError("stopped")
+                time.sleep(0.01)
         if name == "abort":
             print("the last words", flush=True)
             os.abort()
@@ -79,13 +90,13 @@ class Stub(worker_child.Worker):
                 os.write(file, line[:20])
                 time.sleep(0.3)
                 os.write(file, line[20:] + b"\n")
-        self.messages.tell("done", id=number, key=command["key"])
+        self.tell("done", id=number, key=command["key"])
         if name == "full disk":
             raise OSError(28, "No space left on device")
-        self.messages.tell("evidence", key=command["key"], fields={})
+        self.tell("evidence", key=command["key"], fields={})
 
 
 def main() -> int:
     """As the real one, with the stub in it."""
-    worker_child.Worker = Stub  # type: ignore[misc]
+    worker_child.Model, worker_child.Room = StubModel, StubRoom  # type: ignore[misc]
     return worker_child.main()

@@ -1,86 +1,81 @@
-"""The desk: what the panel and the Python console share. A case, the worker that reads for it, and what the scene shows
-of it. Uses MRML and never Qt, so it works with `--no-main-window` too.
+"""The desk: what every face and the Python console share: a case, what reads for it, and what a scene shows of it.
 
-    desk = Desk()
+No Qt and no layout manager, so it works with ``--no-main-window``, in a browser's server and in tests.
+
+    desk = Desk(slicer.mrmlScene)
     desk.open(t2w, adc, hbv)
     desk.explain()
-    while desk.busy: desk.poll()          # the panel does this from a timer
+    while desk.busy: desk.poll()          # a face does this from a timer
     desk.case.explanation, desk.view.segmentation
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-import slicer
+# Made when Slicer starts: everything else is imported when it is first used.
+if TYPE_CHECKING:
+    from MedRationaleLogic.case import Case
+    from MedRationaleLogic.imaging.acquisition import Role
+    from MedRationaleLogic.imaging.study import Study
+    from MedRationaleLogic.inference.device import Device
+    from MedRationaleLogic.inference.explanation import Explanation
+    from MedRationaleLogic.mrml.case_scene import CaseScene
+    from MedRationaleLogic.session import Job, Session, SessionEvent
 
-ROLES = ("t2w", "adc", "hbv")
+__all__ = ["Desk", "DeskError"]
+
+NODE_NAMES: Final[Mapping[Role, str]] = {"t2w": "T2W", "adc": "ADC", "hbv": "High-b DWI"}
 
 
 class DeskError(ValueError):
     """Something that cannot be done now; the text says what to do."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What `MedRationaleLogic.explain` gives back.
-
-    Attributes:
-        explanation: the whole result; `explanation.lesions`, `.category`, `.evidence`.
-        case: overrides, undo, audit log, `save`.
-        segmentation: vtkMRMLSegmentationNode with gland, zones and regions.
-        nodes: all nodes that were added to the scene.
-    """
-
-    explanation: Any
-    case: Any
-    segmentation: Any
-    nodes: tuple[Any, ...]
-
-
 class Desk:
     """One reader's place: at most one case at a time.
 
     Args:
+        scene: vtkMRMLScene.
         bundle: name or folder of the model bundle; the default one if None.
         device: "auto", "cpu" or "cuda".
-        inProcess: run the network in this process instead of a child: everything waits for it.
-        python: interpreter of the child; found by itself if None.
+        in_process: run the network in this process instead of a child: everything waits for it.
+        rooms: folder of a shared network (:class:`~MedRationaleLogic.inference.shared.SharedModel`) to use instead.
     """
 
     def __init__(
-        self, *, bundle: str | None = None, device: str = "auto", inProcess: bool = False, python: str | None = None
-    ) -> None:
-        self.bundle, self.device, self.inProcess, self.python = bundle, device, inProcess, python
-        self.session: Any = None
-        self.view: Any = None
-        self.nodes: dict[str, Any] = {}
-        self._listeners: list[Callable[[str, Any], None]] = []
-        self._sessionOf: tuple[str | None, str, bool] | None = None
-        self._loaded: tuple[Any, dict[str, str], dict[str, int]] | None = None
+        self, scene: Any, *, bundle: str | None = None, device: Device = "auto", in_process: bool = False,
+        rooms: Path | str | None = None,
+    ) -> None:  # fmt: skip
+        self.scene, self.bundle, self.device, self.in_process, self.rooms = scene, bundle, device, in_process, rooms
+        self.session: Session | None = None
+        self.view: CaseScene | None = None
+        self.nodes: dict[Role, Any] = {}
+        self._listeners: list[Callable[[str, SessionEvent | None], None]] = []
+        self._session_of: tuple[str | None, str, bool] | None = None
+        self._loaded: tuple[Study, dict[Role, str], dict[Role, int]] | None = None
 
     @property
-    def loadedStudy(self) -> Any:
-        """The study that `loadFolder` read last, or None."""
+    def loaded_study(self) -> Study | None:
+        """The study that `load_folder` read last, or None."""
         return None if self._loaded is None else self._loaded[0]
 
     # ------------------------------------------------------------------------------------------------ what is there
 
     @property
-    def case(self) -> Any:
+    def case(self) -> Case | None:
         """The open case, or None."""
         return None if self.session is None else self.session.case
 
     @property
-    def explanation(self) -> Any:
+    def explanation(self) -> Explanation | None:
         """The explanation in force, or None."""
         return None if self.case is None else self.case.explanation
 
     @property
-    def job(self) -> Any:
+    def job(self) -> Job | None:
         """What runs or ran last, or None before anything did."""
         return None if self.session is None else self.session.job
 
@@ -89,13 +84,13 @@ class Desk:
         """Whether something runs; `poll` moves it on."""
         return self.session is not None and self.session.job.state == "running"
 
-    def subscribe(self, listener: Callable[[str, Any], None]) -> None:
+    def subscribe(self, listener: Callable[[str, SessionEvent | None], None]) -> None:
         """Hear of changes: ("job", event), ("case", event), and ("view", None) when a case comes or goes."""
         self._listeners.append(listener)
 
     # ------------------------------------------------------------------------------------------------------- opening
 
-    def loadFolder(self, folder: Path | str) -> dict[str, Any]:
+    def load_folder(self, folder: Path | str) -> dict[Role, Any]:
         """Read a study folder (DICOM, NIfTI, MHA, NRRD) into volume nodes.
 
         Returns:
@@ -108,9 +103,11 @@ class Desk:
         from MedRationaleLogic.mrml.geometry import node_from_volume
 
         study = read_study(Path(folder))
-        nodes = {}
+        nodes: dict[Role, Any] = {}
         for role in study.roles:
-            node = node_from_volume(slicer.mrmlScene, study.volume(role), NODE_NAMES[role])
+            volume = study.volume(role)
+            assert volume is not None
+            node = node_from_volume(self.scene, volume, NODE_NAMES[role])
             if node.GetDisplayNode() is None:
                 node.CreateDefaultDisplayNodes()
             nodes[role] = node
@@ -118,9 +115,9 @@ class Desk:
         return nodes
 
     def study(
-        self, nodes: Mapping[str, Any], *, psa: float | None = None, confirmed: frozenset[str] = frozenset()
-    ) -> Any:
-        """The study of these nodes. One that `loadFolder` read keeps its headers while its nodes are as they were.
+        self, nodes: Mapping[Role, Any], *, psa: float | None = None, confirmed: frozenset[str] = frozenset()
+    ) -> Study:
+        """The study of these nodes. One that `load_folder` read keeps its headers while its nodes are as they were.
 
         Raises:
             NodeError: a node that cannot be used; NodeQuestion where the user may say that it is right.
@@ -133,12 +130,12 @@ class Desk:
                 return study.with_psa(psa)
         from MedRationaleLogic.mrml.inputs import study_from_nodes
 
-        return study_from_nodes(*(given.get(role) for role in ROLES), psa=psa, confirmed=confirmed)
+        return study_from_nodes(given.get("t2w"), given.get("adc"), given.get("hbv"), psa=psa, confirmed=confirmed)
 
     def open(
         self, t2w: Any = None, adc: Any = None, hbv: Any = None, *, psa: float | None = None,
         confirmed: frozenset[str] = frozenset(),
-    ) -> Any:  # fmt: skip
+    ) -> Case:  # fmt: skip
         """A new case of these volume nodes, in place of the open one, whose results leave the scene. Who asks for it
         looks first whether a reader's work would go (the panel does).
 
@@ -147,47 +144,48 @@ class Desk:
         """
         from MedRationaleLogic.mrml.case_scene import CaseScene
 
-        nodes = {role: node for role, node in zip(ROLES, (t2w, adc, hbv), strict=True) if node is not None}
+        given: dict[Role, Any] = {"t2w": t2w, "adc": adc, "hbv": hbv}
+        nodes = {role: node for role, node in given.items() if node is not None}
         study = self.study(nodes, psa=psa, confirmed=confirmed)
         self.close()
-        if self._sessionOf != self._wanted():  # another model, device or way of running was chosen meanwhile
-            self._dropSession()
+        if self._session_of != self._wanted():  # another model, device or way of running was chosen meanwhile
+            self._drop_session()
         session = self._ready()
-        session.open(study)
+        case = session.open(study)
         self.nodes = nodes
-        self.view = CaseScene(slicer.mrmlScene, session.case, nodes)
+        self.view = CaseScene(self.scene, case, nodes)
         self._tell("view", None)
-        return session.case
+        return case
 
-    def _ready(self) -> Any:
+    def _ready(self) -> Session:
         """The session, made when it is first needed: neither torch nor a child process before that."""
         if self.session is None:
             from MedRationaleLogic.session import Session
 
             self.session = Session(self._explainer())
             self.session.subscribe(self._heard)
-            self._sessionOf = self._wanted()
+            self._session_of = self._wanted()
         return self.session
 
     def _wanted(self) -> tuple[str | None, str, bool]:
-        return self.bundle, self.device, self.inProcess
+        return self.bundle, self.device, self.in_process
 
     def _explainer(self) -> Any:
         from MedRationaleLogic.inference import worker
 
-        if self.inProcess:
+        if self.in_process:
             from MedRationaleLogic.inference.explainer import Explainer
 
             return Explainer(self.bundle, self.device)
-        return worker.RemoteExplainer(bundle=self.bundle, device=self.device, python=self.python)
+        return worker.RemoteExplainer(self.bundle, self.device, rooms=self.rooms)
 
     def warm(self) -> None:
         """Start the child process, so that the first click does not wait for PyTorch; returns at once."""
         self._ready().explainer.warm()
 
-    def configure(self, *, bundle: str | None, device: str, inProcess: bool) -> None:
+    def configure(self, *, bundle: str | None, device: Device, in_process: bool) -> None:
         """Another model, device or way of running; takes effect with the next study."""
-        self.bundle, self.device, self.inProcess = bundle, device, inProcess
+        self.bundle, self.device, self.in_process = bundle, device, in_process
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -199,11 +197,11 @@ class Desk:
         """Do something to the case that may need the network: at once when it is warm, else as soon as it is."""
         self._opened().perform(action, what)
 
-    def shift(self, role: str, lpsMm: list[float], reader: str) -> None:
+    def shift(self, role: Role, lps_mm: list[float], reader: str) -> None:
         """Move ADC or high-b by millimetres (x, y, z; LPS); an explained study is run through the network again."""
-        self._opened().shift(role, lpsMm, reader)
+        self._opened().shift(role, lps_mm, reader)
 
-    def evidenceAtHand(self) -> bool:
+    def evidence_at_hand(self) -> bool:
         """Whether a map can be shown at once, without running the network first."""
         return self.case is not None and self.case.evidence_at_hand
 
@@ -212,16 +210,21 @@ class Desk:
         if self.session is not None:
             self.session.poll()
 
-    def wait(self, alive: Callable[[], None] | None = None) -> Any:
+    def wait(self, alive: Callable[[], object] | None = None) -> Explanation | None:
         """Poll until nothing runs (for the console and for batch).
 
         Args:
-            alive: called between two polls, e.g. `slicer.app.processEvents`.
+            alive: called between two polls, for example ``slicer.app.processEvents``.
 
         Raises:
             DeskError: the job failed or was stopped; the message is the job's.
         """
-        self._opened().wait(tick=None if alive is None else lambda _job: alive())
+
+        def tick(_job: Job) -> None:
+            if alive is not None:
+                alive()
+
+        self._opened().wait(tick=tick)
         if self.job is not None and self.job.state in ("failed", "cancelled"):
             raise DeskError(self.job.message or f"{self.job.kind} was stopped")
         return self.explanation
@@ -231,63 +234,137 @@ class Desk:
         if self.session is not None:
             self.session.cancel()
 
-    def _opened(self) -> Any:
+    def _opened(self) -> Session:
         if self.session is None or self.session.case is None:
             raise DeskError("no study is open; choose T2W, ADC or high-b first")
         return self.session
+
+    # ------------------------------------------------------------------------------------------------------- looking
+
+    def select(self, lesion: int | None, concept: str | None = None) -> None:
+        """Look at a region; without a concept, at the one that its category rests on first."""
+        case = self.case
+        if case is None or case.explanation is None:
+            return
+        if lesion is not None and concept is None:
+            concept = case.explanation.lesion(lesion).leading_concept
+        case.select(lesion, concept)
+
+    def jump(self) -> None:
+        """Bring all views to the selected concept's strongest slice in the region, or to the region's middle."""
+        case = self.case
+        if case is None or case.explanation is None or self.view is None or case.selection.lesion is None:
+            return
+        lesion, concept = case.explanation.lesion(case.selection.lesion), case.selection.concept
+        reading = None if concept is None else lesion.reading(concept)
+        peak = None if reading is None else reading.peak
+        self.view.jump(lesion.measures.centroid if peak is None else peak)
+
+    def present(self) -> None:
+        """A study was just explained: the gland fills the views, the index region is selected."""
+        from MedRationaleLogic.mrml import layout
+
+        explanation = self.explanation
+        if explanation is None:
+            return
+        layout.set_windows(self.nodes, explanation)
+        layout.zoom_to(self.scene, explanation.zones)
+        if explanation.lesions:
+            index = explanation.category.index
+            self.select(int(index) if index else explanation.lesions[0].number)
+
+    def show_evidence(
+        self, *, everywhere: bool = False, shown: bool = True, then: Callable[[], object] | None = None
+    ) -> None:
+        """Bring the views to the selected concept's map, or take the maps out of them.
+
+        A saved case that was opened again has no maps at hand: the network runs once more first.
+
+        Args:
+            everywhere: also what lies away from the gland and the regions.
+            shown: False takes evidence out of the views.
+            then: called when a map that the network had to be run for is shown.
+        """
+        case, view = self.case, self.view
+        if case is None or view is None or case.explanation is None:
+            return
+        concept = case.selection.concept
+        if concept is None or not shown or concept not in case.explanation.evidence:
+            view.hide_evidence()
+            return
+
+        def show() -> None:
+            if self.view is view and case.selection.concept == concept:  # else something else was chosen meanwhile
+                view.show_evidence(concept, everywhere=everywhere)
+
+        def show_late() -> None:
+            show()
+            if then is not None:
+                then()
+
+        if case.evidence_at_hand:
+            show()
+        elif not self.busy:
+            self.perform(show_late, "reading the evidence")
+
+    def readers_work_would_go(self) -> bool:
+        """Whether the open case holds a reader's changes that nothing has saved."""
+        case = self.case
+        return case is not None and case.explanation is not None and bool(case.history) and case.unsaved
 
     # ------------------------------------------------------------------------------------------------------- closing
 
     def close(self) -> None:
         """Put the case away: what runs is stopped, what the case shows is removed from the scene."""
-        self.cancelQuietly()
+        self.cancel_quietly()
         if self.view is not None:
             self.view.remove()
         self.forget()
 
     def forget(self) -> None:
         """Put the case away without touching the scene (it is being closed, or its nodes are gone)."""
-        self.cancelQuietly()
+        self.cancel_quietly()
         self.view, self.nodes = None, {}
         if self.session is not None:
             self.session.close_case()
         self._tell("view", None)
 
-    def cancelQuietly(self) -> None:
-        if self.busy:
+    def cancel_quietly(self) -> None:
+        """Stop what runs, if anything does."""
+        if self.session is not None and self.busy:
             self.session.cancel()
 
-    def shutDown(self) -> None:
+    def shut_down(self) -> None:
         """End the child process, too."""
         self._listeners.clear()
-        self._dropSession()
+        self._drop_session()
         self.view, self.nodes = None, {}
 
-    def _dropSession(self) -> None:
+    def _drop_session(self) -> None:
         if self.session is not None:
             self.session.close()
             self.session = None
 
     # ------------------------------------------------------------------------------------------------- saved scenes
 
-    def ownNodes(self) -> tuple[Any, ...]:
+    def own_nodes(self) -> tuple[Any, ...]:
         """All nodes that the open case has put into the scene."""
         from MedRationaleLogic.mrml.parts import owned
 
-        return () if self.view is None else tuple(owned(slicer.mrmlScene, self.view.owner))
+        return () if self.view is None else tuple(owned(self.scene, self.view.owner))
 
     def save(self) -> None:
         """Write the case into the scene's text node, so that a saved scene opens with it."""
         if self.view is not None and self.explanation is not None:
             self.view.save()
 
-    def savedCases(self) -> list[Any]:
+    def saved_cases(self) -> list[Any]:
         """Text nodes of the scene that hold a case."""
         from MedRationaleLogic.mrml.case_scene import CaseScene
 
-        return CaseScene.saved(slicer.mrmlScene)
+        return CaseScene.saved(self.scene)
 
-    def restore(self, textNode: Any) -> Any:
+    def restore(self, text_node: Any) -> Case:
         """Open the case that a scene was saved with: overrides, audit log and all.
 
         Raises:
@@ -295,9 +372,9 @@ class Desk:
         """
         from MedRationaleLogic.mrml.case_scene import CaseScene
 
-        self.cancelQuietly()
+        self.cancel_quietly()
         session = self._ready()
-        view = CaseScene.restore(slicer.mrmlScene, textNode, session.explainer)
+        view = CaseScene.restore(self.scene, text_node, session.explainer)
         session.adopt(view.case)
         self.view, self.nodes = view, dict(view.nodes)
         view.update()
@@ -306,28 +383,26 @@ class Desk:
 
     # --------------------------------------------------------------------------------------------------------- events
 
-    def _heard(self, event: Any) -> None:
-        if event.kind == "case" and self.view is not None and self.explanation is not None:
+    def _heard(self, event: SessionEvent) -> None:
+        case = self.case
+        if event.kind == "case" and self.view is not None and case is not None and case.explanation is not None:
             kind = event.case_event.kind if event.case_event is not None else ""
             if kind == "select":
-                self.view.select(self.case.selection.lesion)
+                self.view.select(case.selection.lesion)
             elif kind and kind != "save":
                 self.view.update()
         self._tell(event.kind, event)
 
-    def _tell(self, kind: str, what: Any) -> None:
+    def _tell(self, kind: str, what: SessionEvent | None) -> None:
         for listener in tuple(self._listeners):
             listener(kind, what)
 
 
-NODE_NAMES = {"t2w": "T2W", "adc": "ADC", "hbv": "High-b DWI"}
-
-
 def _stamp(node: Any) -> int:
     """Changes when the voxels or the place of a volume do."""
-    image = node.GetImageData()
     import vtk
 
+    image = node.GetImageData()
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     place = tuple(round(matrix.GetElement(r, c), 6) for r in range(3) for c in range(4))
