@@ -169,7 +169,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         onSignal(self.ui.cancelButton, "clicked(bool)", lambda *_args: self.attempt(self.cancel))
         for key, call in (
             ("N", lambda: self.findings.step(1)), ("P", lambda: self.findings.step(-1)),
-            ("K", lambda: self.evidence.step(1)), ("J", lambda: self.evidence.step(-1)), ("E", self.evidence.toggle),
+            ("J", lambda: self.evidence.step(1)), ("K", lambda: self.evidence.step(-1)), ("E", self.evidence.toggle),
         ):  # fmt: skip
             shortcut = qt.QShortcut(qt.QKeySequence(key), slicer.util.mainWindow() or self.parent)
             shortcut.setEnabled(False)

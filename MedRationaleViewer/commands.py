@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from MedRationaleLogic.case import Case, CaseError
+from MedRationaleLogic.export import walk
 from MedRationaleLogic.imaging.acquisition import ROLE_NAMES, ROLES, Role
 from MedRationaleLogic.mrml.geometry import lps
-from MedRationaleViewer import page
 
 if TYPE_CHECKING:
     from MedRationaleViewer.tab import Tab
@@ -193,15 +193,15 @@ class Commands:
         assert case.explanation is not None
         numbers = [lesion.number for lesion in case.explanation.lesions]
         if numbers:
-            self.select(_next(numbers, case.selection.lesion, int(by)))
+            self.select(walk.following(numbers, case.selection.lesion, int(by)))
 
     def next_concept(self, by: int) -> None:
         """Look at the next or the previous concept."""
         case = self._case()
         assert case.explanation is not None
-        names = page.concepts(case.explanation)
+        names = [offer.concept for offer in walk.concepts(case.explanation, case.selection.lesion)]
         if names:
-            case.select(case.selection.lesion, _next(names, case.selection.concept, int(by)))
+            case.select(case.selection.lesion, walk.following(names, case.selection.concept, int(by)))
 
     def scroll(self, by: int) -> None:
         """Move all views by slices."""
@@ -371,11 +371,6 @@ class Commands:
     def dismiss(self) -> None:
         """Take away what was said."""
         self.tab.dismiss()
-
-
-def _next(entries: list[Any], now: Any, by: int) -> Any:
-    at = entries.index(now) + by if now in entries else (0 if by > 0 else -1)
-    return entries[at % len(entries)]
 
 
 assert issubclass(CaseError, ValueError)  # words() shows its text

@@ -207,6 +207,7 @@ class Front:
                 self.tabs.options = replace(self.tabs.options, rooms=str(self._model.rooms))
         except Exception as error:
             _log.warning("the shared network did not start (%s: %s); each tab has its own", type(error).__name__, error)
+            self._make_model = None
         self.tabs.start()
         self._tabs_up.set()
         await asyncio.to_thread(self._assets.index)  # packed before it is asked for
@@ -241,6 +242,9 @@ class Front:
         # cookies do not tell ports apart, and another viewer may run on this machine
         return f"medrationale-{self.port}"
 
+    def _browser(self, request: web.Request) -> str | None:
+        return self.guard.browser(request.cookies.get(self._cookie))
+
     @web.middleware
     async def _gate(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -272,9 +276,9 @@ class Front:
             return refused
         if request.path == "/healthz":
             return None
-        request["browser"] = browser = self.guard.browser(request.cookies.get(self._cookie))
         if self.guard.token is None:
             return None
+        browser = self._browser(request)
         if request.method == "GET" and self.guard.opens(request.query.get("token", "")):
             response = web.Response(status=303, headers={"Location": request.path})
             self._set_cookie(response, self.guard.new_cookie() if browser is None else None)
@@ -298,7 +302,7 @@ class Front:
 
     async def _new_tab(self, request: web.Request) -> web.Response:
         await self._tabs_up.wait()
-        browser, cookie = request["browser"], None
+        browser, cookie = self._browser(request), None
         if browser is None:
             cookie = self.guard.new_cookie()
             browser = self.guard.browser(cookie)
@@ -330,7 +334,7 @@ class Front:
         Raises:
             web.HTTPNotFound: it has ended, or never was this browser's.
         """
-        id, browser = request.match_info["id"], request["browser"]
+        id, browser = request.match_info["id"], self._browser(request)
         tab = self.tabs.get(id, browser)
         if tab is None:
             why = self.tabs.ended(id, browser)

@@ -127,7 +127,7 @@ class Tab:
         self._shown: object = None
         self._dirty = self._moving = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._closed = self._looked_at = self._explained_sample = False
         self._build()
 
     # ------------------------------------------------------------------------------------------------------- the page
@@ -147,8 +147,15 @@ class Tab:
 
     def _connected(self, *_args: Any, **_kwargs: Any) -> None:
         """A page has come, perhaps for the second time."""
+        self._looked_at = True
         self.views.redraw()
-        if self.sample and self.desk.case is not None and self.desk.explanation is None and not self.desk.busy:
+        self._explain_sample()
+
+    def _explain_sample(self) -> None:
+        """The first sample is explained unasked, once somebody looks at it: a spare tab costs no computation."""
+        first = self.sample and self.options.study is None and not self._explained_sample
+        if first and self._looked_at and self.desk.case is not None and self.desk.explanation is None:
+            self._explained_sample = True
             self.desk.explain()
 
     def refresh(self) -> None:
@@ -227,6 +234,7 @@ class Tab:
                 await self.open_sample()
         except Exception as error:
             self.commands.tell(error)
+        self._explain_sample()
         self.refresh()
 
     async def open_sample(self) -> None:
@@ -331,12 +339,14 @@ class Tab:
             raise web.HTTPConflict(text="nothing is explained yet")
         name = request.match_info["name"]
         try:
-            # of frozen results, beside the loop: the views stay alive
-            path = await asyncio.get_running_loop().run_in_executor(None, downloads.make, case, name, self.folder)
-        except KeyError:
-            raise web.HTTPNotFound(text=f"there is no download {name}") from None
+            if name == "case.zip":  # of what a reader changes: on the loop, where nothing is changed meanwhile
+                path = downloads.make(case, name, self.folder)
+            else:  # of frozen results, beside the loop: the views stay alive
+                path = await asyncio.get_running_loop().run_in_executor(None, downloads.make, case, name, self.folder)
+        except downloads.UnknownDownloadError as error:
+            raise web.HTTPNotFound(text=str(error)) from error
         except (OSError, ValueError) as error:
-            raise web.HTTPInternalServerError(text=f"{name} could not be made: {error}") from error
+            raise web.HTTPConflict(text=str(error)) from error
         self.refresh_soon()  # a saved case is no longer unsaved
         disposition = f'attachment; filename="{name}"'
         return web.FileResponse(path, headers={"Content-Disposition": disposition, "Cache-Control": "no-store"})

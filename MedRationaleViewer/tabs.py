@@ -122,7 +122,7 @@ class Tab:
         self._loop = asyncio.get_running_loop()
         self._settled, self._gone = asyncio.Event(), asyncio.Event()
         self._port: int | None = None
-        self._ending = False
+        self._ending = self._by_itself = False
         self._users = 0
         self._timers: list[asyncio.TimerHandle] = []
         self._idle: asyncio.TimerHandle | None = None
@@ -149,6 +149,11 @@ class Tab:
         pid: int | None = self._process.pid
         return pid
 
+    @property
+    def ready(self) -> bool:
+        """Whether its process listens."""
+        return self._port is not None and not self.ended
+
     async def port(self) -> int:
         """Where its process listens, once it does.
 
@@ -156,7 +161,7 @@ class Tab:
             TabError: it failed, or has ended.
         """
         await self._settled.wait()
-        if self._port is None or self.ended:
+        if self._port is None or not self.ready:
             raise TabError(self.error or "this tab has ended")
         return self._port
 
@@ -175,7 +180,7 @@ class Tab:
         else:
             theirs.close()
             self._listen()
-            self._tell(self._make_end)  # it hung up; it may hang as well
+            self._tell(self._hung_up)
             self._process.join()
         self._ours.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -211,9 +216,16 @@ class Tab:
         if not self._settled.is_set():
             self._failed(f"its process was not ready after {START_S:.0f} s")
 
-    def _is_gone(self) -> None:
+    def _hung_up(self) -> None:
+        """It ends, or hangs: then it is made to end."""
         if not self._ending:
-            self.error = self.error or "its process has ended by itself"
+            self._by_itself = self._ending = True
+            self.error = "its process has ended by itself"
+            self._settled.set()
+        self._make_end()
+
+    def _is_gone(self) -> None:
+        if self._by_itself:
             _log.warning("tab %d: its process has ended by itself (exit code %s)", self.number, self._process.exitcode)
         for timer in self._timers:
             timer.cancel()
@@ -374,7 +386,8 @@ class Tabs:
         every = list(self._living)
         for tab in every:
             tab.end()
-        waiting = [asyncio.ensure_future(tab.wait_gone()) for tab in every]
+        # one that has not been started yet will find its order to end, and then that nobody is there
+        waiting = [asyncio.ensure_future(tab.wait_gone()) for tab in every if tab.pid is not None]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=END_S + 2 * KILL_S)
             for tab in every if late else ():

@@ -341,12 +341,13 @@ class _Sheet:
     def __init__(self, look: _Look) -> None:
         self.look = look
         self._texts: list[tuple[float, float, str, dict[str, Any]]] = []
-        self._renderer = FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+        # glyphs are fitted to pixels, so a line that is saved at another resolution may be some pixels longer
+        self._renderers = [(scale, FigureCanvasAgg(Figure(dpi=_DPI * scale)).get_renderer()) for scale in (1, 4)]
 
     def width(self, text: str, size: float, weight: str = "normal") -> float:
-        """Of one line, pixels."""
+        """Of one line, pixels; at whatever resolution it is longest."""
         font = FontProperties(family=_FONT, size=size, weight=weight)
-        return float(self._renderer.get_text_width_height_descent(text, font, ismath=False)[0])
+        return max(r.get_text_width_height_descent(text, font, ismath=False)[0] / k for k, r in self._renderers)
 
     def wrapped(self, text: str, width: float, size: float, weight: str = "normal") -> list[str]:
         """A text in lines that fit a width; a word that does not fit is cut."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from MedRationaleLogic.imaging.acquisition import ROLE_NAMES, ROLES, Role
+from MedRationaleLogic.imaging.acquisition import ROLE_NAMES, ROLES, Role, count
 from MedRationaleLogic.imaging.study import Study
 from MedRationaleLogic.imaging.volume import Geometry
 from MedRationaleLogic.inference.explanation import Explanation, Lesion
@@ -191,7 +191,7 @@ def quality_words(explanation: Explanation) -> list[tuple[str, Level]]:
     if not below:
         lines.append((NONE_BELOW, "ok"))
     if unknown:
-        lines.append((f"{unknown} requirements cannot be checked: the headers do not say.", "note"))
+        lines.append((f"{count(unknown, 'requirement')} cannot be checked: the headers do not say.", "note"))
     return lines
 
 

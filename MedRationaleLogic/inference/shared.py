@@ -193,7 +193,7 @@ class SharedModel:
     def _try_later(self, why: str) -> None:
         self._quick_ends += 1
         # at once, then after 1 s, 2 s, 4 s, ...
-        pause = min(2.0 ** (self._quick_ends - 2), LONGEST_PAUSE_S) if self._quick_ends > 1 else 0.0
+        pause = min(2.0 ** min(self._quick_ends - 2, 10), LONGEST_PAUSE_S) if self._quick_ends > 1 else 0.0
         self._next_start = time.monotonic() + pause
         self._state, self._message = "restarting", why
         _log.warning("%s (starts again in %.0f s)", why, pause)

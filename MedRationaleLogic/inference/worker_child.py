@@ -430,7 +430,7 @@ class Room:
         self.studies: dict[str, Study] = {}
         self._alive = alive
         self._commands = Tail(folder / COMMANDS)
-        self._place = (0, 0)
+        self._place: tuple[Any, int] = (0, 0)
 
     def tell(self, kind: str, **more: Any) -> None:
         """Append a message; a room that cannot be written to is closed, but for the parent's."""
@@ -443,7 +443,7 @@ class Room:
 
     def tell_place(self, task: Json, before: int) -> None:
         """Say how many studies come before a task, where that is new."""
-        place = int(task.get("id", 0)), before
+        place = task.get("id", 0), before
         if before and place != self._place:
             self._progress(place[0], 0.0, f"waiting: {before} {'study' if before == 1 else 'studies'} before yours")
         self._place = place

@@ -39,9 +39,13 @@
 
   // ------------------------------------------------------------------------------------------- what only the page knows
 
-  /** Change the page's own state (the key "ui"). */
+  /** Change the page's own state (the key "ui"). The server never hears of it: it would send an old one back. */
   function ui(changes) {
-    return window.trame?.state?.set("ui", { ...state("ui"), ...changes });
+    const all = window.trame?.state;
+    if (!all) return undefined;
+    const own = all.get("trame__client_only") ?? [];
+    if (!own.includes("ui")) all.state.trame__client_only = [...own, "ui"];
+    return all.set("ui", { ...state("ui"), ...changes });
   }
 
   const isOpen = (own, part, otherwise) => own?.open?.[part] ?? otherwise;
@@ -63,10 +67,11 @@
     return ui({ draft: Object.fromEntries(kept) });
   }
 
-  /** Send what was typed, then show what the server made of it. */
+  /** Send what was typed, then show what the server made of it, unless more was typed in the meantime. */
   async function send(name, args, ...keys) {
+    const before = { ...state("ui")?.draft };
     await run(name, args);
-    await forget(...keys);
+    await forget(...keys.filter((key) => before[key] === state("ui")?.draft?.[key]));
   }
 
   // ------------------------------------------------------------------------------------------------------------- words

@@ -68,7 +68,7 @@ def make_front(fake_tab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         limit = wishes.setdefault("upload_mb", 2)
         options = TabOptions(secret="", folder="", rooms=None, root=None, study=study, upload_mb=limit)
         of_tabs = {name: wishes.pop(name) for name in ("max_tabs", "grace_s", "first_s") if name in wishes}
-        tabs = Tabs(fake_tab.run_fake_tab, options, spare=spare, spare_after_s=0.05, **{"grace_s": 0.5, **of_tabs})
+        tabs = Tabs(fake_tab.run_fake_tab, options, spare=spare, spare_after_s=0.05, **of_tabs)
         async with Front(tabs, **{"port": 0, **wishes}) as front:
             yield front
 

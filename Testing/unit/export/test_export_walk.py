@@ -73,7 +73,7 @@ def test_the_quality_is_told_as_it_is(explanation) -> None:
     assert words.quality_words(bad) == [
         ("no gland was found", "warn"),
         ("DWI, slice thickness: 5.00 mm (PI-RADS minimum: <= 4 mm)", "warn"),
-        ("1 requirements cannot be checked: the headers do not say.", "note"),
+        ("1 requirement cannot be checked: the headers do not say.", "note"),
     ]
 
 

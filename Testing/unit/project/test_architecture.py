@@ -21,7 +21,7 @@ ALLOWED = {
     # a case on its way through a run, for a face that must not wait
     "session": GROUND | {"pirads", "imaging", "model", "inference", "case"},
     # the palette, words and maps of the report are those of the scene
-    "mrml": GROUND | {"pirads", "imaging", "model", "inference", "case", "export"},
+    "mrml": GROUND | {"pirads", "imaging", "model", "inference", "case", "session", "export"},
     "batch": GROUND | {"pirads", "imaging", "model", "inference", "case", "export"},
     # signed-off cases are training data
     "training": GROUND | {"pirads", "imaging", "model", "inference", "simulation", "case"},
