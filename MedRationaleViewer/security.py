@@ -130,7 +130,7 @@ def response_headers(host: str) -> Mapping[str, str]:
         "Referrer-Policy": "no-referrer",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
-        "Permissions-Policy": "camera=(), microphone=(), geolocation=(), display-capture=(), usb=(), serial=(), "
-        "bluetooth=(), payment=(), browsing-topics=()",
+        "Permissions-Policy": "camera=(), microphone=(), geolocation=(), display-capture=(), usb=(), "
+        "payment=(), browsing-topics=()",
         "Server": "MedRationale",
     }

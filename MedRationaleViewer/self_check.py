@@ -138,7 +138,10 @@ async def _check_page(checks: list[Check], page: Page, explain_s: float) -> None
         await page.until(lambda: page.explained() or page.failure() != "", explain_s)
         if not page.explained():
             raise RuntimeError(page.failure())
-        found.append(str(page.section("findings")["summary"].get("text", "")))
+        findings = page.section("findings")
+        count = len(findings.get("lesions", []))
+        category = findings["summary"].get("category")
+        found.append(f"category {category}, {count} {'region' if count == 1 else 'regions'}")
 
 
 async def _wait_ended(client: aiohttp.ClientSession, url: str) -> None:

@@ -208,9 +208,14 @@ class Front:
         except Exception as error:
             _log.warning("the shared network did not start (%s: %s); each tab has its own", type(error).__name__, error)
             self._make_model = None
-        self.tabs.start()
-        self._tabs_up.set()
-        await asyncio.to_thread(self._assets.index)  # packed before it is asked for
+        try:
+            self.tabs.start()
+            self._tabs_up.set()
+            await asyncio.to_thread(self._assets.index)  # packed before it is asked for
+        except OSError as error:
+            _log.error("no tab can be opened: %s: %s", type(error).__name__, error)
+        finally:
+            self._tabs_up.set()
         while self._model is not None:
             await asyncio.sleep(CHECK_S)
             try:

@@ -1,8 +1,8 @@
 """The tab processes as the front sees them: started ahead, kept while their browser is there, ended with everything.
 
 Each browser tab has a process of its own, forked off a server process that has read Slicer's libraries already
-("forkserver"; "spawn" where there is none). One spare is always kept ready. A process ends when its browser has been
-gone for a while, and with the front, however that ends: its end of the connection closes with it.
+("forkserver"; on Windows and macOS it starts afresh). One spare is always kept ready. A process ends when its browser
+has been gone for a while, and with the front, however that ends: its end of the connection closes with it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ REMEMBERED: Final = 200
 """So many ended tabs are told from tabs that never were."""
 PREFIX: Final = "medrationale-view-"
 
-_METHOD: Final = "spawn" if sys.platform == "win32" else "forkserver"
+# Only on Linux do graphics libraries bear being forked.
+_METHOD: Final = "forkserver" if sys.platform.startswith("linux") else "spawn"
 _log = logging.getLogger(__name__)
 
 
@@ -353,7 +354,7 @@ class Tabs:
             TabError: everything is about to end.
         """
         if self._closed or self._base is None:
-            raise TabError("the viewer is ending")
+            raise TabError("no tab can be opened: the viewer is ending, or could not make its temporary folder")
         if self.count >= self.max_tabs:
             raise TooManyTabsError(f"{self.max_tabs} tabs are open, which is as many as this server keeps")
         tab, self._spare = self._spare, None

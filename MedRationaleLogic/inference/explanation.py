@@ -122,7 +122,8 @@ class Lesion:
     @property
     def leading_concept(self) -> str | None:
         """The concept to look at first: of the answers with a map the one that speaks for the highest score, among
-        equals that of the zone's dominant sequence (PZ: diffusion, TZ: T2W); None where no answer has a map."""
+        equals that of the zone's dominant sequence (PZ: diffusion, TZ: T2W), and there the most probable; None where no
+        answer has a map."""
         zone = self.rationale.zone
         order = ("adc", "hbv", "t2w") if zone == "PZ" else ("t2w", "adc", "hbv")
         found = []
@@ -130,8 +131,8 @@ class Lesion:
             if step.evidence is not None and step.sequence in order:
                 scores = lexicon.load().concept(step.evidence).supports.get(zone, ())
                 highest = max((s for s in scores if isinstance(s, int)), default=0)
-                found.append((-highest, order.index(step.sequence), step.evidence))
-        return min(found)[2] if found else None
+                found.append((-highest, order.index(step.sequence), -(step.probability or 0.0), step.evidence))
+        return min(found)[-1] if found else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the mask travels as an image."""

@@ -1,6 +1,6 @@
 """A tab's process without Slicer and trame, for tests of the front; importable by the process that is forked.
 
-    python Testing/viewer/fake_tab.py [--port 0] [--headless] ...     # the whole front with it, as `medrationale view`
+    python Testing/viewer/fake_tab.py port=8080 study=trame       # the whole front with it, as `medrationale view`
 
 Its websocket answers every message with the same; a text ``!...`` makes it do something (see `_obey`). Opened with the
 study ``trame`` it speaks trame's protocol instead and shows a made-up study.
@@ -219,6 +219,7 @@ def main() -> int:
     options = dict(option.split("=") for option in sys.argv[1:])
     tabs.warm(["fake_tab"])
     wishes = serve.Wishes(
+        host=options.get("host", "127.0.0.1"),
         port=int(options.get("port", 0)),
         browser=False,
         study=Path(options["study"]) if "study" in options else None,

@@ -171,16 +171,21 @@ def picture(page: Page, view: str = "MR_T2W") -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(image.screenshot())).convert("RGB"))
 
 
-def mask(page: Page, folder: Path) -> Volume:
-    """The segmentation that the page lets us download."""
-    from MedRationaleLogic.imaging.files import read_volume
+def masks(page: Page, folder: Path) -> tuple[Volume, Volume]:
+    """Zones and numbered regions as they can be downloaded."""
+    import SimpleITK as sitk
 
     with page.expect_download() as download:
-        page.evaluate("""() => { const a = document.createElement('a'); a.href = 'download/segmentation.nii.gz';
-                         a.download = ''; document.body.append(a); a.click(); a.remove(); }""")
-    path = folder / "segmentation.nii.gz"
-    download.value.save_as(path)
-    return read_volume(path)
+        page.evaluate("""() => { const a = document.createElement('a'); a.href = 'download/results.zip'; a.download = '';
+                         document.body.append(a); a.click(); a.remove(); }""")
+    download.value.save_as(folder / "results.zip")
+    found = {}
+    with zipfile.ZipFile(folder / "results.zip") as archive:
+        for name in archive.namelist():
+            if Path(name).name in ("zones.nii.gz", "lesions.nii.gz"):
+                (folder / Path(name).name).write_bytes(archive.read(name))
+                found[Path(name).name] = Volume.from_sitk(sitk.ReadImage(str(folder / Path(name).name)))
+    return found["zones.nii.gz"], found["lesions.nii.gz"]
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -208,17 +213,15 @@ def test_the_outline_lies_on_the_region(open_page: Open, tmp_path: Path) -> None
     page = explained(open_page())
     do(page, "evidence", on=False)
     lesion = next(x for x in state(page, "findings")["lesions"] if x["selected"])
-    labels = mask(page, tmp_path)
-    zones = labels.array > 0
-    number = int(labels.array.max())
-    drawn = labels.array == number
+    zones, labels = masks(page, tmp_path)
+    drawn = labels.array == lesion["number"]
     middle = int(drawn.sum((1, 2)).argmax())
     do(page, "jump", slice=middle + 1)
     until(page, f"s.views.position.slice === {middle + 1}")
     shot = picture(page)
     height, width = shot.shape[:2]
     dy, dx = labels.geometry.spacing[1:]
-    _, rows, columns = np.nonzero(zones)
+    _, rows, columns = np.nonzero(zones.array)
     reach = max((rows.max() - rows.min()) * dy, (columns.max() - columns.min()) * dx) + 40.0
     scale = min(width, height) / reach
     centre = (rows.max() + rows.min()) / 2, (columns.max() + columns.min()) / 2

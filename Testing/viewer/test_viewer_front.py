@@ -613,10 +613,16 @@ async def test_the_end_of_the_front_is_the_end_of_all(make_front: Any) -> None:
 
 @asynccontextmanager
 async def separate_front(tmp_path: Path, *options: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The front in a process of its own; yields it and its address."""
+    """The front in a process of its own, which begins in this folder; yields it and its address."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(FAKE), *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        sys.executable,
+        str(FAKE),
+        *options,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=tmp_path,
     )
     try:
         assert process.stdout is not None
@@ -624,7 +630,7 @@ async def separate_front(tmp_path: Path, *options: str) -> AsyncIterator[tuple[a
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        await asyncio.wait_for(process.communicate(), 20)  # until everything that it started has let go of it
 
 
 async def who_of(client: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -632,6 +638,29 @@ async def who_of(client: aiohttp.ClientSession, url: str) -> dict[str, Any]:
         page = str(answer.url)
     async with client.ws_connect(urljoin(page, "ws"), origin=url.rstrip("/")) as found:
         return await who(found)
+
+
+async def test_a_front_that_others_can_reach(tmp_path: Path) -> None:
+    # what lies in the folder where it is started is not taken for a part of it
+    (tmp_path / "fake_tab.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')")
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with (
+        separate_front(tmp_path, "host=0.0.0.0") as (process, url),
+        aiohttp.ClientSession(cookie_jar=jar) as client,
+    ):
+        bare, _, token = url.partition("?token=")
+        assert len(token) >= 40
+        async with client.get(bare) as answer:
+            assert answer.status == 401
+        async with client.get(url) as answer:
+            page = str(answer.url)
+        assert token not in page
+        async with client.ws_connect(urljoin(page, "ws"), origin=bare.rstrip("/")) as found:
+            assert (await who(found))["pid"]
+        process.terminate()
+        assert process.stderr is not None
+        assert "not encrypted" in (await process.stderr.read()).decode()
+    assert not (tmp_path / "taken").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -689,7 +718,7 @@ async def test_the_self_check_finds_a_whole_viewer(make_front: Any) -> None:
     details = {check.name: check.detail for check in checks}
     assert details["study"] == "Sample study"
     assert details["picture"] == "MR_T2W, 9000 bytes"
-    assert details["explanation"] == "Category 4"
+    assert details["explanation"] == "category 4, 0 regions"
 
 
 async def test_the_self_check_finds_what_is_wrong(make_front: Any) -> None:
