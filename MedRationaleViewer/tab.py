@@ -134,6 +134,7 @@ class Tab:
 
     def _build(self) -> None:
         self.state.trame__title = "MedRationale"
+        self.state.trame__template_error = markup("lost.html")
         self.state.ui = page.ui()
         self.refresh()
         with DivLayout(self.server, classes="medrationale") as layout:

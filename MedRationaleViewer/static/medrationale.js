@@ -457,6 +457,12 @@
     dropped(event.dataTransfer);
   });
 
+  // trame_rca draws a view as an image without a name
+  new MutationObserver(() => {
+    for (const image of document.querySelectorAll("[data-view] img:not([alt])"))
+      image.alt = `${image.closest("[data-view]").getAttribute("aria-label")} view`;
+  }).observe(document.documentElement, { childList: true, subtree: true });
+
   window.mr = Object.freeze({
     apply, asReader, choose, draft, edit, fold, gradient, isOpen, latest, number, parsed, pick, rows, run, send, shift, stepName,
     stopUpload, twist, type, ui, words,

@@ -30,6 +30,7 @@ pytest.importorskip("trame_slicer", reason="the viewer's packages are not instal
 pytest.importorskip("playwright", reason="playwright is not installed")
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from MedRationaleLogic.imaging.volume import Volume
 
@@ -39,7 +40,7 @@ FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE_MS = 120_000
+PATIENCE_MS = 90_000
 """What a busy machine of two cores may take; nothing here measures speed."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -133,7 +134,7 @@ def open_page(server: Server, browser: Browser) -> Iterator[Open]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(url)
         if wait:
-            page.wait_for_function("window.trame?.state?.state?.study?.open")
+            until(page, "s.study?.open")
         return page
 
     yield new
@@ -146,11 +147,21 @@ def state(page: Page, name: str) -> Any:
     return page.evaluate(f"JSON.parse(JSON.stringify(trame.state.state.{name} ?? null))")
 
 
+SEEN = """() => window.trame?.state?.state
+  ? JSON.stringify(Object.fromEntries(['job', 'notice', 'study'].map((n) => [n, trame.state.state[n]])))
+  : document.body.innerText"""
+
+
 def until(page: Page, condition: str) -> None:
-    page.wait_for_function(f"(() => {{ const s = trame.state.state; return {condition} }})()", timeout=PATIENCE_MS)
+    """Wait until the page's state ``s`` fulfils a condition; what is there instead is told."""
+    script = f"(() => {{ const s = window.trame?.state?.state; return !!s && ({condition}) }})()"
+    try:
+        page.wait_for_function(script, timeout=PATIENCE_MS)
+    except PlaywrightError as error:
+        raise AssertionError(f"never: {condition}; the page has {page.evaluate(SEEN)}") from error
 
 
-def do(page: Page, name: str, **args: Any) -> None:
+def do(page: Page, name: str, /, **args: Any) -> None:
     page.evaluate("([name, args]) => trame.trigger('do', [name, args])", [name, args])
 
 
@@ -176,8 +187,8 @@ def masks(page: Page, folder: Path) -> tuple[Volume, Volume]:
     import SimpleITK as sitk
 
     with page.expect_download() as download:
-        page.evaluate("""() => { const a = document.createElement('a'); a.href = 'download/results.zip'; a.download = '';
-                         document.body.append(a); a.click(); a.remove(); }""")
+        page.evaluate("""() => { const a = document.createElement('a'); a.href = 'download/results.zip';
+                         a.download = ''; document.body.append(a); a.click(); a.remove(); }""")
     download.value.save_as(folder / "results.zip")
     found = {}
     with zipfile.ZipFile(folder / "results.zip") as archive:
@@ -225,11 +236,10 @@ def test_the_outline_lies_on_the_region(open_page: Open, tmp_path: Path) -> None
     reach = max((rows.max() - rows.min()) * dy, (columns.max() - columns.min()) * dx) + 40.0
     scale = min(width, height) / reach
     centre = (rows.max() + rows.min()) / 2, (columns.max() + columns.min()) / 2
-    ys, xs = np.nonzero(drawn[middle])
-    expected = [
-        height / 2 + (ys.min() - 0.5 - centre[0]) * dy * scale, height / 2 + (ys.max() + 0.5 - centre[0]) * dy * scale,
-        width / 2 + (xs.min() - 0.5 - centre[1]) * dx * scale, width / 2 + (xs.max() + 0.5 - centre[1]) * dx * scale,
-    ]  # fmt: skip
+    inner = drawn[middle] & np.roll(drawn[middle], 1, 0) & np.roll(drawn[middle], -1, 0)
+    border = drawn[middle] & ~(inner & np.roll(drawn[middle], 1, 1) & np.roll(drawn[middle], -1, 1))
+    ys, xs = np.nonzero(border)
+    expected = np.stack([height / 2 + (ys - centre[0]) * dy * scale, width / 2 + (xs - centre[1]) * dx * scale], axis=1)
     colour = np.array([int(lesion["colour"][k : k + 2], 16) for k in (1, 3, 5)], float)
     # the hue of its category: the images are grey, gland and zones have hues of their own
     rgb = shot.astype(float)
@@ -238,10 +248,11 @@ def test_the_outline_lies_on_the_region(open_page: Open, tmp_path: Path) -> None
     cosine = along / (
         np.linalg.norm(rgb - rgb.mean(2, keepdims=True), axis=2) * np.linalg.norm(colour - colour.mean()) + 1e-9
     )
-    ys, xs = np.nonzero(vivid & (cosine > 0.93))
-    assert len(ys) > 20, "the region's outline is drawn in its category's colour"
-    found = [ys.min(), ys.max(), xs.min(), xs.max()]
-    assert np.abs(np.array(found) - expected).max() < 6, (found, expected)
+    painted = np.argwhere(vivid & (cosine > 0.93))
+    assert len(painted) > 20, "the region's outline is drawn in its category's colour"
+    away = np.linalg.norm(expected[:, None] - painted[None], axis=2).min(1)
+    # the outline runs along voxel edges, half a voxel from their centres
+    assert np.quantile(away, 0.9) < 0.75 * max(dy, dx) * scale + 2, away
 
 
 def test_walk_override_undo(open_page: Open) -> None:
@@ -345,13 +356,13 @@ def test_reload_in_the_middle_keeps_the_case(open_page: Open) -> None:
     until(page, "s.job.running || s.findings.summary")
     address = page.url
     page.reload()
-    page.wait_for_function("window.trame?.state?.state?.study?.open")
+    until(page, "s.study?.open")
     assert page.url == address
     explained(page)
     do(page, "reader", name="A. Reader")
     until(page, "s.review.reader === 'A. Reader'")
     page.reload()
-    page.wait_for_function("window.trame?.state?.state?.findings?.summary")
+    until(page, "s.findings?.summary")
     assert state(page, "review")["reader"] == "A. Reader"
     assert picture(page).astype(float).mean(2).std() > 20, "a page that came back has its pictures"
 
@@ -402,7 +413,7 @@ def test_a_browser_that_goes_leaves_nothing(server: Server, browser: Browser, op
     context = browser.new_context()
     page = context.new_page()
     page.goto(server.url)
-    page.wait_for_function("window.trame?.state?.state?.job?.running || window.trame?.state?.state?.findings?.summary")
+    until(page, "s.job?.running || s.findings?.summary")
     context.close()
     deadline = time.monotonic() + 60
     while server.health()["tabs"] > before and time.monotonic() < deadline:
@@ -414,16 +425,16 @@ def test_a_browser_that_goes_leaves_nothing(server: Server, browser: Browser, op
 def test_chosen_from_the_shelf_and_deleted_meanwhile(server: Server, open_page: Open) -> None:
     page = explained(open_page())
     made = next(iter(sorted((server.root.parent / "home").glob("sample-*"))))
-    study = server.root / "patient <b>1</b>"
+    study = server.root / "patient <i>1"
     shutil.copytree(made / "nifti", study)
     do(page, "browse", id="")
     until(page, "s.chooser.studies.length === 1")
     entry = state(page, "chooser")["studies"][0]
     page.get_by_role("button", name="Study", exact=False).first.click()
-    assert page.locator("b", has_text="1").count() == 0, "a folder's name is text"
+    assert page.locator("i", has_text="1").count() == 0, "a folder's name is text"
     do(page, "open_study", id=entry["id"])
     until(page, "s.study.open && !s.study.sample")
-    assert state(page, "study")["name"] == "patient <b>1</b>"
+    assert state(page, "study")["name"] == "patient <i>1"
     shutil.rmtree(study)
     do(page, "explain")
     explained(page)
