@@ -47,6 +47,8 @@ HEARTBEAT_S: Final = 30.0
 CHUNK: Final = 256 * 1024
 UPLOAD_OVERHEAD: Final = MIB
 """What names and boundaries may add to an upload."""
+FIRST_PAGE_S: Final = 8.0
+"""The network is loaded after the first tab has its study, or after so long."""
 CHECK_S: Final = 1.0
 
 _PASSED_ON: Final = ("Content-Type", "Content-Length", "Content-Disposition")
@@ -203,7 +205,6 @@ class Front:
         try:
             if self._make_model is not None:
                 self._model = await self._in_its_thread(self._make_model)
-                await self._in_its_thread(self._model.start)
                 self.tabs.options = replace(self.tabs.options, rooms=str(self._model.rooms))
         except Exception as error:
             _log.warning("the shared network did not start (%s: %s); each tab has its own", type(error).__name__, error)
@@ -216,7 +217,15 @@ class Front:
             _log.error("no tab can be opened: %s: %s", type(error).__name__, error)
         finally:
             self._tabs_up.set()
-        while self._model is not None:
+        if self._model is None:
+            return
+        # the first page before the network: both at once would keep the reader waiting for either
+        await self.tabs.first_open(FIRST_PAGE_S)
+        try:
+            await self._in_its_thread(self._model.start)
+        except Exception as error:
+            _log.warning("the shared network did not start: %s: %s", type(error).__name__, error)
+        while True:
             await asyncio.sleep(CHECK_S)
             try:
                 await self._in_its_thread(self._model.check)

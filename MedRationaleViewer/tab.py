@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 def run_tab(options: TabOptions, connection: Connection) -> None:
-    """Be a tab until the front ends it or is gone; tells ``("ready", port)`` or ``("failed", text)``.
+    """Be a tab until the front ends it or is gone; tells ``("ready", port)``, ``("open",)``, or ``("failed", text)``.
 
     Args:
         options: what this tab is to show, and for whom.
@@ -85,6 +85,7 @@ async def _run(options: TabOptions, connection: Connection) -> None:
         port = await tab.listen()
         connection.send(("ready", port))
         await tab.open_first()
+        connection.send(("open",))
         await ended.wait()
     finally:
         tab.close()

@@ -35,7 +35,7 @@ Target = Callable[[TabOptions, Connection], None]
 """Runs in the tab's process until its end; importable by name."""
 
 #: The command line too: each new process reads the main module again, which is then there already.
-PRELOAD: Final = ("MedRationaleViewer.tab", "MedRationaleLogic.cli")
+PRELOAD: Final = ("MedRationaleViewer.early", "MedRationaleViewer.tab", "MedRationaleLogic.cli")
 
 FIRST_S: Final = 60.0
 """A tab whose browser never came ends after so long."""
@@ -112,14 +112,17 @@ class Tab:
         error: why it failed; empty while it did not.
     """
 
-    def __init__(self, number: int, target: Target, options: TabOptions, gone: Callable[[Tab], None]) -> None:
+    def __init__(
+        self, number: int, target: Target, options: TabOptions, gone: Callable[[Tab], None],
+        opened: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.number = number
         self.id = secrets.token_hex(16)
         self.browser: str | None = None
         self.folder = Path(options.folder)
         self.secret = options.secret
         self.error = ""
-        self._gone_callback = gone
+        self._gone_callback, self._opened = gone, opened
         self._loop = asyncio.get_running_loop()
         self._settled, self._gone = asyncio.Event(), asyncio.Event()
         self._port: int | None = None
@@ -194,6 +197,8 @@ class Tab:
                 match message:
                     case ("ready", int(port)):
                         self._tell(self._ready, port)
+                    case ("open",):
+                        self._tell(self._opened)
                     case ("failed", str(text)):
                         self._tell(self._failed, text)
                         return
@@ -329,6 +334,7 @@ class Tabs:
         self._refilling: asyncio.TimerHandle | None = None
         self._base: _Base | None = None
         self._count, self._closed = 0, False
+        self._first_open = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -345,6 +351,11 @@ class Tabs:
         self._base = _Base()
         asyncio.get_running_loop().run_in_executor(None, self._base.sweep)
         self._refill()
+
+    async def first_open(self, seconds: float) -> None:
+        """Wait until the first process has its study open, but no longer than so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._first_open.wait(), seconds)
 
     def open(self, browser: str) -> Tab:
         """A tab for a browser; the spare, where there is one.
@@ -405,7 +416,7 @@ class Tabs:
         self._count += 1
         folder = self._base.path / f"tab-{self._count}"
         options = replace(self.options, secret=secrets.token_urlsafe(32), folder=str(folder))
-        tab = Tab(self._count, self._target, options, self._gone)
+        tab = Tab(self._count, self._target, options, self._gone, self._first_open.set)
         self._living.add(tab)
         return tab
 

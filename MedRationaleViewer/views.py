@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import slicer
 from trame_slicer.core import SlicerApp
-from trame_slicer.rca_view import register_rca_factories
-from trame_slicer.views import AbstractView, SliceView, ViewLayoutDefinition, ViewProps, ViewType
+from trame_slicer.rca_view import RemoteViewFactory
+from trame_slicer.views import AbstractView, SliceView, ThreeDView, ViewLayoutDefinition, ViewProps, ViewType
+from trame_slicer.views.render_scheduler import NoScheduleRendering
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
 from MedRationaleLogic.imaging.acquisition import Role
@@ -52,10 +54,15 @@ class Views:
 
     def __init__(self, app: SlicerApp, server: Any, moved: Callable[[], None]) -> None:
         self._app = app
-        register_rca_factories(
-            app.view_manager, server, slice_view_ui_f=_bare, three_d_view_ui_f=_bare, rca_encoder="jpeg",
-            target_fps=FPS, blur_fps=LINKED_FPS, interactive_quality=MOVING_QUALITY, rca_event_throttle_s=0.015,
-        )  # fmt: skip
+        for view, kind in ((SliceView, ViewType.SLICE_VIEW), (ThreeDView, ViewType.THREE_D_VIEW)):
+            # nothing is drawn while a view is being put together: the browser's size is not known yet
+            made = partial(view, scheduled_render_strategy=NoScheduleRendering())
+            app.view_manager.register_factory(
+                RemoteViewFactory(
+                    server, made, kind, populate_view_ui_f=None, rca_encoder="jpeg", target_fps=FPS,
+                    blur_fps=LINKED_FPS, interactive_quality=MOVING_QUALITY, rca_event_throttle_s=0.015,
+                )
+            )  # fmt: skip
         for role, name in layout.SLICE_VIEWS.items():
             self._create(name, ViewType.SLICE_VIEW, ViewProps(label=role, orientation="Axial", group=0))
         self._create(
@@ -208,7 +215,3 @@ class Views:
         for name in LAYOUTS[1]:
             with suppress(KeyError):
                 self.view(name).finalize()
-
-
-def _bare(*_args: Any) -> None:
-    """Nothing over a view: the page has its own labels and buttons."""

@@ -31,6 +31,8 @@ SIZE = {"width": 1280, "height": 800}
 SCROLLED, LINKED = "MR_T2W", ("MR_ADC", "MR_HBV")
 WATCH = """(names) => {
   window.frames_ = [];
+  if (window.watching_) return;
+  window.watching_ = true;
   for (const name of names)
     for (const image of document.querySelectorAll(`[data-view=${name}] img`))
       image.addEventListener('load', () => image.decode().then(
@@ -108,13 +110,13 @@ def scroll(page: Any, seconds: float = 4.0) -> dict[str, float]:
 
 def until_frame(page: Any, views: list[str], action: Callable[[], object]) -> float:
     """Seconds from an input event in the page to the first frame decoded after it."""
-    page.evaluate(WATCH, views)
+    page.evaluate(WATCH, [SCROLLED, *LINKED])
     page.evaluate("""() => { window.began_ = null;
       for (const kind of ['wheel', 'keydown']) addEventListener(kind, (e) => { window.began_ ??= performance.now(); },
         {capture: true, once: true, passive: true}); }""")
     action()
     page.wait_for_function(
-        "window.began_ && window.frames_.some(([, at]) => at > window.began_)", timeout=10_000, polling=5
+        "window.began_ && window.frames_.some(([name, at]) => views.includes(name) && at > window.began_)", timeout=10_000, polling=5
     )
     return (
         float(page.evaluate("window.frames_.map(([, at]) => at).filter((at) => at > window.began_)[0] - window.began_"))
@@ -131,12 +133,11 @@ def latencies(page: Any, count: int = 12) -> list[float]:
 
 
 def switches(page: Any, count: int = 16) -> list[float]:
-    """Seconds from the key K to the next concept's map on its own sequence; the first one is left out."""
-    page.locator(".view-label").first.click()
+    """Seconds from the key J to the next concept's map on its own sequence; the first one is left out."""
     out = []
     for _ in range(count + 1):
         time.sleep(0.8)
-        out.append(until_frame(page, [SCROLLED, *LINKED], lambda: page.keyboard.press("k")))
+        out.append(until_frame(page, [SCROLLED, *LINKED], lambda: page.keyboard.press("j")))
     return out[1:]
 
 
@@ -203,6 +204,7 @@ def main() -> int:
                 ready.append(time.monotonic() - began)
                 page.close()
         result["page ready after start, s"] = middle(ready)
+        print(result, flush=True)
         mine: dict[str, list[float]] = {}
         peers: dict[str, list[float]] = {}
         with (

@@ -60,6 +60,7 @@ async def _serve(options: TabOptions, connection: Connection) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     connection.send(("ready", runner.addresses[0][1]))
+    connection.send(("open",))
     await ended.wait()
 
 
