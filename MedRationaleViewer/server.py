@@ -294,7 +294,7 @@ class Front:
             return None
         browser = self._browser(request)
         if request.method == "GET" and self.guard.opens(request.query.get("token", "")):
-            response = web.Response(status=303, headers={"Location": request.path})
+            response = web.Response(status=303, headers={"Location": _here(request.path)})
             self._set_cookie(response, self.guard.new_cookie() if browser is None else None)
             return response
         if browser is None:
@@ -559,8 +559,13 @@ def _from_elsewhere(request: web.Request) -> web.Response | None:
     if request.headers.get("Sec-Fetch-Mode") != "navigate" or request.headers.get("Sec-Fetch-Dest") != "document":
         return _page(403, "Other pages may not use parts of the viewer.")
     # Strict cookies do not come with a link on another site; from this page they do.
-    target = html.escape(request.raw_path if request.raw_path.startswith("/") else "/")
+    target = html.escape(_here(request.raw_path))
     return _page(200, "Opening ...", head=f'<meta http-equiv="refresh" content="0;url={target}">')
+
+
+def _here(path: str) -> str:
+    """A path of this server: with two slashes in front it would be another server's name."""
+    return f"/{path.lstrip('/')}"
 
 
 def _refused_upload(limit_mb: int) -> web.Response:

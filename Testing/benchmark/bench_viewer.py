@@ -116,7 +116,9 @@ def until_frame(page: Any, views: list[str], action: Callable[[], object]) -> fl
         {capture: true, once: true, passive: true}); }""")
     action()
     page.wait_for_function(
-        "window.began_ && window.frames_.some(([name, at]) => views.includes(name) && at > window.began_)", timeout=10_000, polling=5
+        "window.began_ && window.frames_.some(([name, at]) => views.includes(name) && at > window.began_)",
+        timeout=10_000,
+        polling=5,
     )
     return (
         float(page.evaluate("window.frames_.map(([, at]) => at).filter((at) => at > window.began_)[0] - window.began_"))

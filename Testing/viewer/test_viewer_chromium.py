@@ -5,117 +5,52 @@ One server for all; each test has a browser of its own, and with it a tab, a sce
 
 from __future__ import annotations
 
-import contextlib
+import base64
 import io
 import json
 import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("trame_slicer", reason="the viewer's packages are not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
-from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, Page, expect
 
 from MedRationaleLogic.imaging.volume import Volume
-
-ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-PATIENCE_MS = 90_000
-"""What a busy machine of two cores may take; nothing here measures speed."""
+from Testing.viewer.chromium import (
+    CHROMIUM,
+    PATIENCE_MS,
+    Server,
+    chromium,
+    do,
+    explained,
+    picture,
+    serving,
+    state,
+    until,
+)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running `medrationale view`."""
-
-    url: str
-    pid: int
-    root: Path
-
-    def health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url}healthz", timeout=30) as answer:
-            return dict(json.load(answer))
-
-    def children(self) -> dict[int, str]:
-        """All processes below it, by number, with their command lines."""
-        found, parents = {}, {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        todo = [self.pid]
-        while todo:
-            parent = todo.pop()
-            for pid in [p for p, of in parents.items() if of == parent]:
-                with contextlib.suppress(OSError):
-                    found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                todo.append(pid)
-        return found
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     place = tmp_path_factory.mktemp("viewer")
-    root = place / "studies"
-    root.mkdir()
-    environment = {**os.environ, "MEDRATIONALE_HOME": str(place / "home"), "PYTHONUNBUFFERED": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "MedRationaleLogic.cli",
-        "view",
-        "--port",
-        "0",
-        "--no-browser",
-        "--root",
-        str(root),
-    ]
-    with (place / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            assert process.stdout is not None
-            url = next((m[0] for line in process.stdout if (m := re.search(r"http://\S+/", line))), None)
-            assert url is not None, (place / "log.txt").read_text()
-            threading.Thread(target=lambda: [None for _ in process.stdout], daemon=True).start()  # type: ignore[union-attr]
-            yield Server(url, process.pid, root)
-            assert process.poll() is None, "the server ended by itself"
-        finally:
-            below = Server("", process.pid, root).children()
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [line for pid, line in below.items() if Path(f"/proc/{pid}").exists()] == []
+    with serving(place, "--root", str(place / "studies")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 Open = Callable[..., Page]
@@ -141,45 +76,6 @@ def open_page(server: Server, browser: Browser) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert complaints == []
-
-
-def state(page: Page, name: str) -> Any:
-    return page.evaluate(f"JSON.parse(JSON.stringify(trame.state.state.{name} ?? null))")
-
-
-SEEN = """() => window.trame?.state?.state
-  ? JSON.stringify(Object.fromEntries(['job', 'notice', 'study'].map((n) => [n, trame.state.state[n]])))
-  : document.body.innerText"""
-
-
-def until(page: Page, condition: str) -> None:
-    """Wait until the page's state ``s`` fulfils a condition; what is there instead is told."""
-    script = f"(() => {{ const s = window.trame?.state?.state; return !!s && ({condition}) }})()"
-    try:
-        page.wait_for_function(script, timeout=PATIENCE_MS)
-    except PlaywrightError as error:
-        raise AssertionError(f"never: {condition}; the page has {page.evaluate(SEEN)}") from error
-
-
-def do(page: Page, name: str, /, **args: Any) -> None:
-    page.evaluate("([name, args]) => trame.trigger('do', [name, args])", [name, args])
-
-
-def explained(page: Page) -> Page:
-    until(page, "s.findings.summary && !s.job.running")
-    return page
-
-
-def picture(page: Page, view: str = "MR_T2W") -> np.ndarray:
-    """What a view shows, once it has stood still: uint8 (y, x, 3)."""
-    last, image = None, page.locator(f"[data-view={view}] img")
-    for _ in range(60):
-        now = image.get_attribute("src")
-        if now is not None and now == last:
-            break
-        last = now
-        page.wait_for_timeout(350)
-    return np.asarray(Image.open(io.BytesIO(image.screenshot())).convert("RGB"))
 
 
 def masks(page: Page, folder: Path) -> tuple[Volume, Volume]:
@@ -457,8 +353,6 @@ def test_upload_of_a_zip_and_of_rubbish(server: Server, open_page: Open) -> None
       const answer = await fetch('upload', { method: 'POST', body });
       return [answer.status, await answer.json()];
     }"""
-    import base64
-
     status, said = page.evaluate(send, ["notes.txt", base64.b64encode(b"hello").decode()])
     assert status == 400
     assert said["error"]

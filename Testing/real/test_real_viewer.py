@@ -1,0 +1,49 @@
+"""The browser face on a real study: read, explained, shown where it lies."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+NEEDED = ("trame_slicer", "playwright")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=f"the viewer's tests need {', '.join(MISSING)}")
+@pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("chromium-browser")), reason="needs Chromium")
+def test_real_dicom_in_the_browser(real_data: Path, tmp_path: Path) -> None:
+    from Testing.viewer.chromium import chromium, do, explained, picture, serving, state, until
+
+    study = real_data / "dicom" / "ProstateX-0001"
+    if not study.is_dir():
+        pytest.skip("ProstateX-0001 is not in the folder of real studies")
+    with serving(tmp_path, str(study)) as server, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(server.url)
+        until(page, "s.study?.open")
+        assert state(page, "study")["sample"] is False
+        assert state(page, "findings")["summary"] is None, "a study of the reader's is explained when asked for"
+        do(page, "explain")
+        explained(page)
+        assert state(page, "findings")["lesions"]
+        assert state(page, "views")["letters"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+        do(page, "evidence", on=False)
+        plain = picture(page).astype(int)
+        concept = next(c for g in state(page, "evidence")["groups"] if g["sequence"] == "t2w" for c in g["concepts"])
+        do(page, "evidence", on=True)
+        do(page, "concept", id=concept["id"])
+        until(page, f"s.evidence.concept === '{concept['id']}'")
+        page.wait_for_timeout(1000)
+        coloured = picture(page).astype(int)
+        changed = abs(coloured - plain).max(2) > 40
+        assert changed.mean() > 0.01, "evidence lies over T2W"
+        height, width = changed.shape
+        ys, xs = changed.nonzero()
+        # within the gland and 6 mm around it, which stands in the view's middle with 20 mm around it
+        assert abs(ys.mean() / height - 0.5) < 0.2
+        assert abs(xs.mean() / width - 0.5) < 0.2
+        assert not changed[:, : width // 20].any()
