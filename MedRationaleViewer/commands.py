@@ -5,6 +5,7 @@ how a page looks, and nothing here decides about a study: that is the case's.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from MedRationaleLogic.mrml.geometry import lps
 if TYPE_CHECKING:
     from MedRationaleViewer.tab import Tab
 
-__all__ = ["CommandError", "Commands"]
+__all__ = ["CommandError", "Commands", "where"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,13 +72,13 @@ class Commands:
 
     @staticmethod
     def words(error: Exception) -> str:
-        """An error as a reader is to see it; what nobody foresaw is logged by its type alone, for a message may quote
-        a patient's data."""
+        """An error as a reader is to see it; what nobody foresaw is logged by its type and place, for a message may
+        quote a patient's data."""
         if isinstance(error, (ValueError, OSError, RuntimeError)) and str(error):
             return str(error)
         if isinstance(error, KeyError) and error.args:
             return str(error.args[0])
-        _log.exception("a command failed with %s", type(error).__name__)
+        _log.error("failed with %s at %s", type(error).__name__, where(error))
         return f"That did not work ({type(error).__name__}). The server's log says more."
 
     # ------------------------------------------------------------------------------------------------------ the study
@@ -371,6 +372,12 @@ class Commands:
     def dismiss(self) -> None:
         """Take away what was said."""
         self.tab.dismiss()
+
+
+def where(error: BaseException) -> str:
+    """Where an error was raised, innermost first, without anything that it was raised about."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
 
 
 assert issubclass(CaseError, ValueError)  # words() shows its text

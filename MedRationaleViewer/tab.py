@@ -26,7 +26,7 @@ from trame_slicer.core import SlicerApp
 
 from MedRationaleLogic.mrml.desk import Desk
 from MedRationaleViewer import downloads, page, sample
-from MedRationaleViewer.commands import Commands
+from MedRationaleViewer.commands import Commands, where
 from MedRationaleViewer.studies import Shelf, StudiesError, receive
 from MedRationaleViewer.tab_options import SECRET_HEADER, TabOptions
 from MedRationaleViewer.views import Views
@@ -57,10 +57,12 @@ def run_tab(options: TabOptions, connection: Connection) -> None:
     # trame reads the command line for options of its own; the front's are not meant for it
     sys.argv = ["medrationale"]
     os.environ["WSLINK_READY_MSG"] = ""
+    if sys.platform.startswith("linux"):  # pictures for elsewhere: no window of this machine's screen is wanted
+        os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
     try:
         asyncio.run(_run(options, connection))
     except Exception as error:  # whatever it is: the front has to hear of it
-        _log.exception("the tab failed with %s", type(error).__name__)
+        _log.error("the tab failed with %s at %s", type(error).__name__, where(error))
         with suppress(OSError):
             connection.send(("failed", f"{type(error).__name__}: {error}"))
     finally:

@@ -18,6 +18,7 @@ from trame_slicer.core import SlicerApp
 from trame_slicer.rca_view import RemoteViewFactory
 from trame_slicer.views import AbstractView, SliceView, ThreeDView, ViewLayoutDefinition, ViewProps, ViewType
 from trame_slicer.views.render_scheduler import NoScheduleRendering
+from vtkmodules.vtkCommonCore import vtkObject
 from vtkmodules.vtkCommonMath import vtkMatrix4x4
 
 from MedRationaleLogic.imaging.acquisition import Role
@@ -79,7 +80,10 @@ class Views:
         self._observed = (first, first.AddObserver("ModifiedEvent", lambda *_args: moved()))
 
     def _create(self, name: str, kind: ViewType, properties: ViewProps) -> None:
+        # trame_slicer observes an event that VTK 9.6 warns about, once a view
+        vtkObject.GlobalWarningDisplayOff()
         view = self._app.view_manager.create_view(ViewLayoutDefinition(name, kind, properties))
+        vtkObject.GlobalWarningDisplayOn()
         # in planes there is nothing that oversampling would make better, and in 3D it forbids the depth peeling that
         # a translucent gland needs
         view.render_window().SetMultiSamples(0)

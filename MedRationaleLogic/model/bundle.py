@@ -109,7 +109,7 @@ class Bundle:
                 if weights.keys() != _tensors(net).keys():
                     odd = sorted(weights.keys() ^ _tensors(net).keys())
                     raise KeyError(f"{len(odd)} tensors too many or too few, {odd[0]} first")
-                net.load_state_dict(weights, strict=False)  # the second names of shared tensors are not stored
+                net.load_state_dict(weights)
             except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
                 raise BundleError(
                     f"bundle {self.label}: weights do not fit the network it describes: {error}"

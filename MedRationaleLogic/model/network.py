@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import FINE, SEQUENCES
 from MedRationaleLogic.model.pooling import EXTENTS, attend
+from MedRationaleLogic.model.unet import Triple, UNet
 
 TEXT_DIM = 384
 
@@ -98,19 +98,13 @@ def spec_from_lexicon(**changes: Any) -> NetworkSpec:
     return NetworkSpec(attributes, **changes)
 
 
-def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int, planar: int) -> DynUNet:
-    """An nnU-Net-shaped U-Net for slices thicker than pixels.
-
-    The first ``flat`` halvings and the kernels of the ``planar`` finest levels are in plane only.
-    """
-    levels = len(filters)
-    strides = [[1, 1, 1], *([1, 2, 2] if i < flat else [2, 2, 2] for i in range(levels - 1))]
-    kernels = [[1, 3, 3] if i < planar else [3, 3, 3] for i in range(levels)]
-    return DynUNet(
-        3, inputs, outputs, kernels, strides, strides[1:], filters=list(filters),
-        norm_name=("INSTANCE", {"affine": True}),
-        act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-    )  # fmt: skip
+def _unet(inputs: int, outputs: int, filters: Sequence[int], flat: int, planar: int) -> UNet:
+    """For slices thicker than pixels: the first ``flat`` halvings, and the kernels of the ``planar`` finest levels, are
+    in plane only."""
+    levels = range(len(filters))
+    strides: list[Triple] = [(1, 1, 1), *((1, 2, 2) if k < flat else (2, 2, 2) for k in levels[:-1])]
+    kernels: list[Triple] = [(1, 3, 3) if k < planar else (3, 3, 3) for k in levels]
+    return UNet(inputs, outputs, filters, kernels, strides)
 
 
 def fold(x: Tensor) -> Tensor:

@@ -182,10 +182,11 @@ def train(
     if localizer is not None and not last.exists():
         tensors = safetensors.torch.load_file(localizer / "weights.safetensors")
         mine = {k.removeprefix("localizer."): v for k, v in tensors.items() if k.startswith("localizer.")}
-        # a bundle stores shared tensors once; MONAI's DynUNet knows its layers by two names
-        missing, unknown = task.net.localizer.load_state_dict(mine, strict=False)
-        if unknown or not all(name.startswith("skip_layers.") for name in missing):
-            raise ValueError(f"{localizer}: its localiser does not fit this network; leave --localizer out")
+        try:
+            task.net.localizer.load_state_dict(mine)
+        except RuntimeError as error:
+            text = f"{localizer}: its localiser does not fit this network; leave --localizer out"
+            raise ValueError(text) from error
     trainer = L.Trainer(
         accelerator=accelerator, devices=1, precision=precision, max_steps=stop or steps,  # type: ignore[arg-type]
         logger=CSVLogger(str(output), name="", flush_logs_every_n_steps=20),

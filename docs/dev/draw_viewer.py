@@ -78,6 +78,7 @@ def still(page: Page) -> None:
 
 
 def shot(page: Page, path: Path) -> None:
+    page.mouse.move(WINDOW[0] / 2, WINDOW[1] - 2)  # over nothing that would light up
     still(page)
     save(page.screenshot(), path)
 
@@ -90,7 +91,7 @@ def save(png: bytes, path: Path) -> None:
 
 
 def open_step(page: Page, sequence: str) -> None:
-    """Choose the most probable step of the rationale that was read from a sequence, and bring it into sight."""
+    """Choose the most probable step of the rationale that was read from a sequence; the rationale begins at the top."""
     step = page.evaluate(
         """(sequence) => {
           const { rationale, evidence } = trame.state.state;
@@ -103,7 +104,7 @@ def open_step(page: Page, sequence: str) -> None:
     line = page.locator(f"[data-step='{step}'] .line").first
     line.click()
     page.wait_for_function("(step) => trame.state.state.rationale.chosen === step", arg=step)
-    page.locator(f"[data-step='{step}']").evaluate("(row) => row.scrollIntoView({ block: 'center' })")
+    line.evaluate("(line) => line.closest('section').scrollIntoView()")
 
 
 def report(browser: Browser, page: Page, path: Path) -> None:
