@@ -181,12 +181,15 @@ class Commands:
         if step is not None and case.explanation is not None:
             concept = case.explanation.lesion(number).rationale.step(step).evidence
             if concept is not None:
-                case.select(number, concept)
+                self.tab.desk.select(number, concept)
 
     def concept(self, id: str | None) -> None:
         """Look at a concept's evidence; None: at none."""
         case = self._case()
-        case.select(case.selection.lesion, id)
+        if id is None:
+            case.select(case.selection.lesion, None)
+        else:
+            self.tab.desk.select(case.selection.lesion, id)
 
     def next_lesion(self, by: int) -> None:
         """Select the next or the previous region, round and round."""
@@ -202,7 +205,7 @@ class Commands:
         assert case.explanation is not None
         names = [offer.concept for offer in walk.concepts(case.explanation, case.selection.lesion)]
         if names:
-            case.select(case.selection.lesion, walk.following(names, case.selection.concept, int(by)))
+            self.tab.desk.select(case.selection.lesion, walk.following(names, case.selection.concept, int(by)))
 
     def scroll(self, by: int) -> None:
         """Move all views by slices."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+
+# `python -m` names the main module twice, and the processes made here have read it already
+warnings.filterwarnings("ignore", message="'MedRationaleLogic.cli' found in sys.modules", category=RuntimeWarning)
 
 if hasattr(os, "RTLD_LAZY"):
     sys.setdlopenflags(os.RTLD_LAZY)

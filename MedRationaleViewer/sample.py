@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from MedRationaleLogic.model.bundle import user_folder
 __all__ = ["SampleError", "folder"]
 
 PREFIX: Final = "sample-"
+LOCKED_S: Final = 120.0
+"""A drawing that takes longer was broken off."""
 
 
 class SampleError(RuntimeError):
@@ -41,16 +44,46 @@ async def folder() -> Path:
     """
     home = user_folder().parent
     place = home / f"{PREFIX}{_key()}"
-    if not (place / "sample.json").is_file():
-        code, said = await _draw(place)
-        if code != 0:
-            why = said.strip()[-400:] or f"exit code {code}"
-            raise SampleError(f"the sample study could not be drawn in {home}: {why}")
+    if not _is_there(place):
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            await _draw_once(place)
+        except OSError as error:
+            raise SampleError(f"the sample study cannot be kept in {home} ({error.strerror or error})") from error
         for old in home.glob(f"{PREFIX}*"):
             if old != place:
                 with suppress(OSError):
                     shutil.rmtree(old)
     return place / "dicom"
+
+
+def _is_there(place: Path) -> bool:
+    return (place / "sample.json").is_file()
+
+
+async def _draw_once(place: Path) -> None:
+    """Draw it, or wait for the tab that is drawing it; it appears whole, and is never taken away from a reader."""
+    lock = place.with_name(f".{place.name}.lock")
+    while not _is_there(place):
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > LOCKED_S:  # whoever made it has ended without a word
+                    lock.unlink()
+            await asyncio.sleep(0.2)
+            continue
+        beside = place.with_name(f".{place.name}-{os.getpid()}")
+        try:
+            code, said = await _draw(beside)
+            if code != 0:
+                why = said.strip()[-400:] or f"exit code {code}"
+                raise SampleError(f"the sample study could not be drawn in {place.parent}: {why}")
+            if not _is_there(place):
+                beside.rename(place)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 async def _draw(place: Path) -> tuple[int, str]:

@@ -24,6 +24,7 @@ from trame.app import get_server
 from trame.ui.html import DivLayout
 from trame_slicer.core import SlicerApp
 
+from MedRationaleLogic.case import CASE_FILE
 from MedRationaleLogic.mrml.desk import Desk
 from MedRationaleViewer import downloads, page, sample
 from MedRationaleViewer.commands import Commands, where
@@ -246,21 +247,33 @@ class Tab:
         self.open(await sample.folder(), is_sample=True)
 
     def open(self, folder: Path, *, is_sample: bool = False) -> None:
-        """Read a study and show its images, in place of the open one.
+        """Read a study, or a case that was saved, and show its images in place of the open one.
 
         Raises:
             StudyError: nothing usable in it.
+            CaseError: a saved case that is damaged, or newer than this version.
         """
         old = list(self.desk.nodes.values())
-        nodes = self.desk.load_folder(folder)
-        self.desk.close()
+        saved = [found.parent for pattern in ("", "*/", "*/*/") for found in folder.glob(f"{pattern}{CASE_FILE}")]
+        if len(saved) == 1:
+            self.desk.load_case(saved[0])
+        else:
+            nodes = self.desk.load_folder(folder)
+            self.desk.close()
+            self.desk.open(nodes.get("t2w"), nodes.get("adc"), nodes.get("hbv"))
         for node in old:
             self.app.scene.RemoveNode(node)
-        self.desk.open(nodes.get("t2w"), nodes.get("adc"), nodes.get("hbv"))
         self.step, self.marked, self.mode, self.message = None, frozenset(), "", ""
         self.sample, self.name = is_sample, "Sample study (simulated, no patient)" if is_sample else folder.name
         self.views.show(self.desk.nodes)
+        if self.desk.explanation is not None:
+            self._present()
         self.refresh_soon()
+
+    def _present(self) -> None:
+        """Show what was found: at once in the slices, a little later in 3D."""
+        self.desk.present()
+        self._later(SURFACES_AFTER_S, self._show_surfaces)
 
     def close_study(self) -> None:
         """Put the study away."""
@@ -277,8 +290,7 @@ class Tab:
         if kind == "case" and event is not None and event.case_event is not None:
             what = event.case_event.kind
             if what == "explain":
-                self.desk.present()
-                self._later(SURFACES_AFTER_S, self._show_surfaces)
+                self._present()
             if what != "select":
                 self.marked = frozenset()
         self.refresh_soon()
@@ -303,6 +315,7 @@ class Tab:
     def _show_surfaces(self) -> None:
         if self.desk.view is not None and self.desk.explanation is not None:
             self.desk.view.show_surfaces(self.gland)
+            self._later(SURFACES_AFTER_S, self.views.redraw)  # lights and peeling settle with the second picture
 
     # ------------------------------------------------------------------------------------------------------ the server
 

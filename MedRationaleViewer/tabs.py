@@ -48,6 +48,9 @@ SPARE_AFTER_S: Final = 2.0
 """The next spare is started after the tab that took the last one has opened."""
 SPARE_AGAIN_S: Final = 30.0
 """A spare that failed is tried again after so long."""
+GRAPHICS: Final = (
+    "most often a graphics library is missing: on Debian or Ubuntu, sudo apt-get install libegl1 libgl1, then again"
+)
 REMEMBERED: Final = 200
 """So many ended tabs are told from tabs that never were."""
 PREFIX: Final = "medrationale-view-"
@@ -232,7 +235,10 @@ class Tab:
 
     def _is_gone(self) -> None:
         if self._by_itself:
-            _log.warning("tab %d: its process has ended by itself (exit code %s)", self.number, self._process.exitcode)
+            code = self._process.exitcode
+            _log.warning("tab %d: its process has ended by itself (exit code %s)", self.number, code)
+            if code == -signal.SIGSEGV and self._port is None:
+                self.error = f"{self.error} while it began to draw; {GRAPHICS}"
         for timer in self._timers:
             timer.cancel()
         self.keep()

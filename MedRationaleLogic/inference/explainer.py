@@ -228,8 +228,6 @@ class StudyReader:
             flags.append(f"only {inside:.0%} of the region lies in the gland")
         if min(shares.get("PZ", 0.0), shares.get("TZ", 0.0)) >= MIXED_SHARE:
             flags.append("zone mixed: at least 25 % of the volume in each of PZ and TZ")
-        if measures.near_threshold:
-            flags.append("size near the 15 mm threshold (14-16 mm)")
         threshold = self.bundle.manifest.thresholds["suspicion"]
         category = built.category
         if suspicion is not None and origin == "model" and suspicion.value >= threshold and category in (1, 2):

@@ -120,18 +120,28 @@ class Lesion:
         return next((r for r in self.readings if r.concept == concept), None)
 
     @property
+    def largest_slice(self) -> tuple[float, float, float]:
+        """The middle of the region in the slice where it is largest; a patient point (x, y, z; LPS, mm)."""
+        array = self.mask.array > 0
+        k = int(array.sum((1, 2)).argmax())
+        rows, columns = array[k].nonzero()
+        x, y, z = self.mask.geometry.to_patient((k, float(rows.mean()), float(columns.mean())))
+        return float(x), float(y), float(z)
+
+    @property
     def leading_concept(self) -> str | None:
-        """The concept to look at first: of the answers with a map the one that speaks for the highest score, among
-        equals that of the zone's dominant sequence (PZ: diffusion, TZ: T2W), and there the most probable; None where no
-        answer has a map."""
-        zone = self.rationale.zone
-        order = ("adc", "hbv", "t2w") if zone == "PZ" else ("t2w", "adc", "hbv")
+        """The concept to look at first: of the answers with a map one that speaks for the score that its sequence has
+        got, in the order of what dominates in the zone (PZ: diffusion, TZ: T2W), and there the most probable; None
+        where no answer has a map."""
+        rationale = self.rationale
+        order = ("adc", "hbv", "t2w") if rationale.zone == "PZ" else ("t2w", "adc", "hbv")
         found = []
-        for step in self.rationale.steps:
+        for step in rationale.steps:
             if step.evidence is not None and step.sequence in order:
-                scores = lexicon.load().concept(step.evidence).supports.get(zone, ())
-                highest = max((s for s in scores if isinstance(s, int)), default=0)
-                found.append((-highest, order.index(step.sequence), -(step.probability or 0.0), step.evidence))
+                scores = lexicon.load().concept(step.evidence).supports.get(rationale.zone, ())
+                score = rationale.t2w if step.sequence == "t2w" else rationale.dwi
+                place = (score not in scores, order.index(step.sequence), -(step.probability or 0.0))
+                found.append((*place, step.evidence))
         return min(found)[-1] if found else None
 
     def to_dict(self) -> dict[str, Any]:

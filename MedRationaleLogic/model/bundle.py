@@ -109,7 +109,7 @@ class Bundle:
                 if weights.keys() != _tensors(net).keys():
                     odd = sorted(weights.keys() ^ _tensors(net).keys())
                     raise KeyError(f"{len(odd)} tensors too many or too few, {odd[0]} first")
-                net.load_state_dict(weights)
+                net.load_state_dict(weights, strict=False)  # stored are also buffers that a state does not name
             except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
                 raise BundleError(
                     f"bundle {self.label}: weights do not fit the network it describes: {error}"
@@ -338,7 +338,7 @@ def remove(name: str) -> Path:
 
 
 def _tensors(net: RationaleNet) -> dict[str, Tensor]:
-    """Parameters and buffers, each once: MONAI's DynUNet registers its blocks under a second name as well."""
+    """Parameters and buffers, each once, those among them that a state dict leaves out."""
     return {**dict(net.named_parameters()), **dict(net.named_buffers())}
 
 

@@ -55,6 +55,7 @@ class Desk:
         self.nodes: dict[Role, Any] = {}
         self._listeners: list[Callable[[str, SessionEvent | None], None]] = []
         self._session_of: tuple[str | None, str, bool] | None = None
+        self._to_peak = False
         self._loaded: tuple[Study, dict[Role, str], dict[Role, int]] | None = None
 
     @property
@@ -100,9 +101,15 @@ class Desk:
             StudyError: nothing usable; the message names the folder or file and what was expected.
         """
         from MedRationaleLogic.imaging.study import read_study
-        from MedRationaleLogic.mrml.geometry import node_from_volume
 
         study = read_study(Path(folder))
+        nodes = self._load(study)
+        self._loaded = (study, {r: n.GetID() for r, n in nodes.items()}, {r: _stamp(n) for r, n in nodes.items()})
+        return nodes
+
+    def _load(self, study: Study) -> dict[Role, Any]:
+        from MedRationaleLogic.mrml.geometry import node_from_volume
+
         nodes: dict[Role, Any] = {}
         for role in study.roles:
             volume = study.volume(role)
@@ -111,8 +118,26 @@ class Desk:
             if node.GetDisplayNode() is None:
                 node.CreateDefaultDisplayNodes()
             nodes[role] = node
-        self._loaded = (study, {r: n.GetID() for r, n in nodes.items()}, {r: _stamp(n) for r, n in nodes.items()})
         return nodes
+
+    def load_case(self, folder: Path | str) -> Case:
+        """Go on with a case that was saved to a folder, in place of the open one; its images come into the scene.
+
+        Raises:
+            CaseError: no case, a newer format, a file missing, damaged or changed; the open case stays.
+        """
+        from MedRationaleLogic.case import Case
+        from MedRationaleLogic.mrml.case_scene import CaseScene
+
+        case = Case.load(folder, self._ready().explainer)
+        self.close()
+        nodes = self._load(case.study)
+        self._ready().adopt(case)
+        self.nodes = nodes
+        self.view = CaseScene(self.scene, case, nodes)
+        self.view.update()
+        self._tell("view", None)
+        return case
 
     def study(
         self, nodes: Mapping[Role, Any], *, psa: float | None = None, confirmed: frozenset[str] = frozenset()
@@ -242,23 +267,25 @@ class Desk:
     # ------------------------------------------------------------------------------------------------------- looking
 
     def select(self, lesion: int | None, concept: str | None = None) -> None:
-        """Look at a region; without a concept, at the one that its category rests on first."""
+        """Look at a region where it is largest; with a concept, at that where its evidence is strongest. Without one
+        the map of the concept that the region's scores rest on first is shown."""
         case = self.case
         if case is None or case.explanation is None:
             return
+        self._to_peak = concept is not None
         if lesion is not None and concept is None:
             concept = case.explanation.lesion(lesion).leading_concept
         case.select(lesion, concept)
 
     def jump(self) -> None:
-        """Bring all views to the selected concept's strongest slice in the region, or to the region's middle."""
+        """Bring all views to what :meth:`select` was asked for last."""
         case = self.case
         if case is None or case.explanation is None or self.view is None or case.selection.lesion is None:
             return
         lesion, concept = case.explanation.lesion(case.selection.lesion), case.selection.concept
-        reading = None if concept is None else lesion.reading(concept)
+        reading = None if concept is None or not self._to_peak else lesion.reading(concept)
         peak = None if reading is None else reading.peak
-        self.view.jump(lesion.measures.centroid if peak is None else peak)
+        self.view.jump(lesion.largest_slice if peak is None else peak)
 
     def present(self) -> None:
         """A study was just explained: the gland fills the views, the index region is selected."""

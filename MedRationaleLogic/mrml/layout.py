@@ -139,11 +139,14 @@ def set_windows(nodes: Mapping[Role, Any], explanation: Explanation) -> None:
         explanation: where the gland is, and the images in the study's units.
     """
     near = explanation.zones.with_array(near_gland(explanation))
+    gland = explanation.zones.with_array(explanation.zones.array > 0)
     for role, node in nodes.items():
         display, volume = node.GetDisplayNode(), explanation.study.volume(role)
         if display is None or volume is None or not display.GetAutoWindowLevel():
             continue
-        inside = volume.array[near.resample(volume.geometry, nearest=True).array]
+        # the fat around the gland is brighter than anything in it on T2W, and would leave the gland in the dark
+        where = gland if role == "t2w" and gland.array.any() else near
+        inside = volume.array[where.resample(volume.geometry, nearest=True).array]
         if not inside.size:
             continue
         low, high = grey_window(role, inside.astype(np.float32))

@@ -302,7 +302,7 @@ class Rationale:
         if self.zone_uncertain:
             flags.append("zone uncertain")
         if self.step("size").uncertain:
-            flags.append("size near threshold")
+            flags.append("size near the 15 mm threshold (14-16 mm)")
         for step_id, name in (("t2w.score", "T2W"), ("dwi.score", "DWI")):
             step = self.step(step_id)
             if step.answer == "X":

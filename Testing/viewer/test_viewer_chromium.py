@@ -54,6 +54,12 @@ def browser() -> Iterator[Browser]:
 
 
 Open = Callable[..., Page]
+SEND = """async ([name, data]) => {
+  const body = new FormData();
+  body.append('file', new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]), name);
+  const answer = await fetch('upload', { method: 'POST', body });
+  return [answer.status, await answer.json()];
+}"""
 
 
 @pytest.fixture
@@ -227,7 +233,26 @@ def test_downloads(open_page: Open, tmp_path: Path) -> None:
     assert len(document["lesions"]) == len(state(page, "findings")["lesions"])
     with zipfile.ZipFile(tmp_path / "case.zip") as archive:
         assert archive.testzip() is None
-    assert not state(page, "review").get("unsaved", False)
+
+
+def test_a_downloaded_case_goes_on_in_another_browser(open_page: Open, tmp_path: Path) -> None:
+    page = explained(open_page())
+    do(page, "reader", name="A. Reader")
+    step = next(s for s in state(page, "rationale")["steps"] if s["kind"] == "choice" and len(s["answers"]) > 1)
+    do(page, "answer", step=step["id"], index=next(k for k, a in enumerate(step["answers"]) if not a["current"]))
+    until(page, "s.rationale.steps.some((x) => x.overridden)")
+    page.get_by_role("button", name="Report and downloads").click()
+    with page.expect_download() as download:
+        page.locator("a[href='download/case.zip']").click()
+    download.value.save_as(tmp_path / "case.zip")
+    other = explained(open_page())
+    data = base64.b64encode((tmp_path / "case.zip").read_bytes()).decode()
+    assert other.evaluate(SEND, ["case.zip", data]) == [200, {"ok": True}]
+    until(other, "s.rationale.steps.some((x) => x.overridden)")
+    answers = {x["id"]: x["answer"] for x in state(page, "rationale")["steps"]}
+    assert {x["id"]: x["answer"] for x in state(other, "rationale")["steps"]} == answers
+    assert "A. Reader" in [x["reader"] for x in state(other, "review")["log"]]
+    assert state(other, "review")["log_ok"]
 
 
 # ---------------------------------------------------------------------------------------------------- several, and ends
@@ -347,17 +372,11 @@ def test_upload_of_a_zip_and_of_rubbish(server: Server, open_page: Open) -> None
     with zipfile.ZipFile(packed, "w") as archive:
         for file in sorted((made / "nifti").iterdir()):
             archive.write(file, f"study/{file.name}")
-    send = """async ([name, data]) => {
-      const body = new FormData();
-      body.append('file', new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))]), name);
-      const answer = await fetch('upload', { method: 'POST', body });
-      return [answer.status, await answer.json()];
-    }"""
-    status, said = page.evaluate(send, ["notes.txt", base64.b64encode(b"hello").decode()])
+    status, said = page.evaluate(SEND, ["notes.txt", base64.b64encode(b"hello").decode()])
     assert status == 400
     assert said["error"]
     assert state(page, "study")["sample"]
-    status, said = page.evaluate(send, ["study.zip", base64.b64encode(packed.getvalue()).decode()])
+    status, said = page.evaluate(SEND, ["study.zip", base64.b64encode(packed.getvalue()).decode()])
     assert (status, said) == (200, {"ok": True})
     until(page, "s.study.open && !s.study.sample")
     assert sum(x["present"] for x in state(page, "study")["images"]) == 3

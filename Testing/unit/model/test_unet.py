@@ -75,7 +75,8 @@ def test_reading_needs_nothing_of_monai() -> None:
     import sys
 
     code = (
-        "import sys; from MedRationaleLogic.inference.explainer import Explainer; Explainer(None, 'cpu').bundle.network();"
+        "import sys; from MedRationaleLogic.inference.explainer import Explainer;"
+        "Explainer(None, 'cpu').bundle.network();"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('monai', 'transformers', 'lightning')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -180,7 +180,7 @@ def test_size_is_kept_to_one_decimal_and_near_the_threshold_both_scores_are_with
     rationale = build(findings(size_mm=14.96))
     assert (rationale.size_mm, rationale.t2w) == (15.0, 5)
     assert rationale.t2w_reachable == {4, 5}
-    assert "size near threshold" in rationale.flags
+    assert "size near the 15 mm threshold (14-16 mm)" in rationale.flags
     measured = rationale.override("size", 14.4, "Dr Reader")
     assert (measured.t2w, measured.t2w_reachable, measured.flags) == (4, {4}, ())
     assert (measured.step("size").original, measured.step("t2w.score").original) == (15.0, 5)
