@@ -149,12 +149,17 @@ def install_steps(torch: str, torch_index: str, extras: frozenset[str]) -> list[
 
 
 def check_commands(python: Path, pytest_arguments: list[str]) -> list[tuple[str, list[str]]]:
-    """The suite: quick checks first, pytest last, so that its closing line ends the output."""
+    """The suite: quick checks first, pytest last, so that its closing line ends the output.
+
+    Pytest shares whole files out to as many workers as there are cores, four at most: each may need some GB.
+    """
+    workers = str(max(1, min(4, os.cpu_count() or 1)))
+    shared = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     tools = {
         "ruff check": ["ruff", "check"],
         "ruff format": ["ruff", "format", "--check"],
         "mypy": ["mypy"],
-        "pytest": ["pytest", *pytest_arguments],
+        "pytest": ["pytest", *shared, *pytest_arguments],
     }
     return [(name, [str(python), "-m", *arguments]) for name, arguments in tools.items()]
 

@@ -148,7 +148,10 @@ def test_python_of_an_environment(run: ModuleType) -> None:
 def test_pytest_comes_last_and_gets_the_arguments(run: ModuleType) -> None:
     commands = run.check_commands(Path("python"), ["-k", "geometry"])
     assert [name for name, _ in commands] == ["ruff check", "ruff format", "mypy", "pytest"]
-    assert commands[-1][1] == ["python", "-m", "pytest", "-k", "geometry"]
+    command = commands[-1][1]
+    assert command[:3] == ["python", "-m", "pytest"]
+    assert command[-2:] == ["-k", "geometry"]
+    assert 1 <= int(command[command.index("-n") + 1]) <= 4, "as many workers as cores, and no more than memory bears"
 
 
 def test_suite_runs_on_after_a_failure_and_reports_the_first(
