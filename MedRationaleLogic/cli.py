@@ -43,8 +43,8 @@ DEMO_FOLDER: Final = "medrationale-demo"
 #: What the demo asks of the shipped bundle on its own sample; other bundles are only reported.
 DEMO_GLAND_DSC: Final = 0.80
 DEMO_T2_MAPS: Final = 10
-_PACKAGES: Final = ("torch", "monai", "numpy", "scipy", "SimpleITK", "pydicom", "safetensors", "matplotlib", "jinja2",
-                    "typer", "rich")  # fmt: skip
+_PACKAGES: Final = ("torch", "numpy", "scipy", "SimpleITK", "pydicom", "safetensors", "matplotlib", "jinja2", "typer",
+                    "rich")  # fmt: skip
 
 
 class ExitCode(IntEnum):

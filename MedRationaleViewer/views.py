@@ -37,7 +37,7 @@ LAYOUTS: Final[dict[int, tuple[str, ...]]] = {
 """Which views each of the page's layouts shows; where they stand is the page's matter."""
 
 FPS: Final = 30.0
-LINKED_FPS: Final = 20.0
+LINKED_FPS: Final = 12.0
 """For views that the pointer is not over: they follow."""
 MOVING_QUALITY: Final = 60
 STILL_QUALITY: Final = 95

@@ -5,9 +5,9 @@
         outcome = install(report, ask)                # `ask` gets a text with the size of the download; True agrees
 
 Nothing is installed before ``ask`` agreed. PyTorch comes through the PyTorch extension, which picks the build for this
-machine; MONAI comes without its dependencies, so that it can never replace that build; the rest through
-``slicer.packaging``. Versions of what Slicer bundles are pinned meanwhile. Without a network everything comes from a
-folder of wheels. No Qt here: the panel brings the questions and shows the answers.
+machine; the rest through ``slicer.packaging``. That build and the versions of what Slicer bundles are pinned meanwhile.
+Without a network everything comes from a folder of wheels. No Qt here: the panel brings the questions and shows the
+answers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Package:
         title: as people call it.
         specifier: versions that work, in pip's form; the same as in pyproject.toml.
         megabytes: least and greatest size of the download, with what it brings along.
-        how: "pytorch" by the PyTorch extension, "alone" without dependencies, "pip" in the usual way.
+        how: "pytorch" by the PyTorch extension, "pip" in the usual way.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Package:
     title: str
     specifier: str
     megabytes: tuple[int, int]
-    how: Literal["pytorch", "alone", "pip"]
+    how: Literal["pytorch", "pip"]
 
     @property
     def requirement(self) -> str:
@@ -64,7 +64,6 @@ class Package:
 
 REQUIRED: Final = (
     Package("torch", "torch", "PyTorch", ">=2.8", (200, 3500), "pytorch"),
-    Package("monai", "monai", "MONAI", ">=1.5", (3, 3), "alone"),
     Package("safetensors", "safetensors", "safetensors", ">=0.4.5", (1, 1), "pip"),
     Package("jinja2", "jinja2", "Jinja2", ">=3.1", (1, 1), "pip"),
     Package("matplotlib", "matplotlib", "Matplotlib", ">=3.9", (20, 20), "pip"),
@@ -429,11 +428,10 @@ def _by_slicer(package: Package, log: Log | None) -> None:
         if log:
             log(line)
 
-    arguments = ["--no-deps"] if package.how == "alone" else []
     with _constraints() as constraints:
         try:
             packaging.pip_install(
-                [*arguments, package.requirement], constraints=str(constraints), blocking=False,
+                [package.requirement], constraints=str(constraints), blocking=False,
                 requester="MedRationale", logCallback=hear, completedCallback=lambda code: ended.append(int(code)),
             )  # fmt: skip
             # without an application, and in testing mode, it has waited by itself and calls nothing back
@@ -522,10 +520,9 @@ def _wheels(folder: Path) -> list[tuple[str, str, bool]]:
 
 def pip_offline(package: Package, folder: Path, *extra: str) -> list[str]:
     """The command that installs one package from a folder of wheels and asks no index."""
-    alone = ["--no-deps"] if package.how == "alone" else []
     return [
         python_executable(), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-index",
-        "--only-binary=:all:", "--find-links", str(folder), *alone, *extra, package.requirement,
+        "--only-binary=:all:", "--find-links", str(folder), *extra, package.requirement,
     ]  # fmt: skip
 
 

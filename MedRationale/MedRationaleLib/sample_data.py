@@ -64,7 +64,7 @@ def makeSample(folder: Path | None = None, *, run: install.Run | None = None) ->
     code, text = (run or install.run_process)(command, timeout_s=TIMEOUT_S)
     if code == 0:
         return target
-    if "No module named 'torch'" in text or "No module named 'monai'" in text:
+    if "No module named 'torch'" in text:
         raise SampleStudyError("the sample study is drawn with PyTorch, which is not installed yet; install it first")
     lines = [line for line in text.splitlines() if line.strip()][-5:]
     why = "it took too long" if code is None else f"exit code {code}"

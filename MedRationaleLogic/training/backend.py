@@ -20,8 +20,8 @@ from typing import Final
 #: Module -> what pip calls it; in the order in which they are installed.
 NEEDED: Final = {
     "torch": "torch>=2.8", "numpy": "numpy>=1.26", "scipy": "scipy>=1.13", "SimpleITK": "SimpleITK>=2.4",
-    "safetensors": "safetensors>=0.4.5", "monai": "monai>=1.5", "matplotlib": "matplotlib>=3.9",
-    "lightning": "lightning>=2.5", "pyarrow": "pyarrow>=18", "tensorboard": "tensorboard>=2.18",
+    "safetensors": "safetensors>=0.4.5", "matplotlib": "matplotlib>=3.9", "lightning": "lightning>=2.5",
+    "pyarrow": "pyarrow>=18", "tensorboard": "tensorboard>=2.18",
 }  # fmt: skip
 OK, UNEXPECTED, USAGE, MISSING, DATA, MEMORY, OUTPUT, STOPPED = 0, 1, 2, 3, 4, 5, 6, 130
 

@@ -115,15 +115,12 @@ def until_frame(page: Any, views: list[str], action: Callable[[], object]) -> fl
       for (const kind of ['wheel', 'keydown']) addEventListener(kind, (e) => { window.began_ ??= performance.now(); },
         {capture: true, once: true, passive: true}); }""")
     action()
-    page.wait_for_function(
-        "window.began_ && window.frames_.some(([name, at]) => views.includes(name) && at > window.began_)",
-        timeout=10_000,
-        polling=5,
+    seen = (
+        "(views) => window.frames_.filter(([name, at]) => window.began_ && views.includes(name) && at > window.began_)"
     )
-    return (
-        float(page.evaluate("window.frames_.map(([, at]) => at).filter((at) => at > window.began_)[0] - window.began_"))
-        / 1000
-    )
+    page.wait_for_function(f"(views) => ({seen})(views).length > 0", arg=views, timeout=10_000, polling=5)
+    first = page.evaluate(f"(views) => ({seen})(views)[0][1] - window.began_", views)
+    return float(first) / 1000
 
 
 def latencies(page: Any, count: int = 12) -> list[float]:

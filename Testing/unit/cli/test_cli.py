@@ -102,7 +102,7 @@ def one_object(text: str) -> dict[str, Any]:
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from MedRationaleLogic import cli; code = cli.run(['--help'])\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'SimpleITK', 'pydicom', 'matplotlib', 'jinja2', 'monai'}\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'SimpleITK', 'pydicom', 'matplotlib', 'jinja2'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -159,7 +159,7 @@ def test_wrong_usage(arguments: list[str], says: str, work: Path, capsys: pytest
         (MemoryError(), ExitCode.DEVICE, "not enough memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), ExitCode.DEVICE, "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."), ExitCode.DEVICE, "not enough memory"),
-        (ModuleNotFoundError("No module named 'monai'"), ExitCode.MISSING, "No module named 'monai'"),
+        (ModuleNotFoundError("No module named 'safetensors'"), ExitCode.MISSING, "No module named 'safetensors'"),
         (FileNotFoundError("resource Lexicon is missing"), ExitCode.MISSING, "Lexicon"),
         (PermissionError(13, "Permission denied", "out"), ExitCode.OUTPUT, "Permission denied"),
         (KeyError("odd"), ExitCode.UNEXPECTED, "--debug"),
