@@ -49,6 +49,8 @@ UPLOAD_OVERHEAD: Final = MIB
 """What names and boundaries may add to an upload."""
 FIRST_PAGE_S: Final = 8.0
 """The network is loaded after the first tab has its study, or after so long."""
+PAINT_S: Final = 0.8
+"""So long the first page has both cores to be painted."""
 CHECK_S: Final = 1.0
 
 _PASSED_ON: Final = ("Content-Type", "Content-Length", "Content-Disposition")
@@ -221,6 +223,7 @@ class Front:
             return
         # the first page before the network: both at once would keep the reader waiting for either
         await self.tabs.first_open(FIRST_PAGE_S)
+        await asyncio.sleep(PAINT_S)
         try:
             await self._in_its_thread(self._model.start)
         except Exception as error:
