@@ -72,9 +72,9 @@ def shown(page: Any, timeout_s: float = 60) -> None:
     page.wait_for_function(script, timeout=1000 * timeout_s, polling=20)
 
 
-def open_page(browser: Any, address: str) -> Any:
-    """A page of its own session; close its context, too."""
-    page = browser.new_context(viewport=SIZE).new_page()
+def open_page(browser: Any, address: str, page: Any = None) -> Any:
+    """A page of its own session, opened now if none is given; close its context, too."""
+    page = browser.new_context(viewport=SIZE).new_page() if page is None else page
     for attempt in range(100):
         try:
             page.goto(address)
@@ -181,60 +181,76 @@ def middle(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values), "n": len(values)}
 
 
+def ready(browser: Any, study: Path, runs: int) -> dict[str, Any]:
+    """From the start of the command to the first picture, in a window that is open already and in a new one."""
+    out: dict[str, list[float]] = {"open": [], "new": []}
+    for _ in range(runs):
+        for window, seconds in out.items():
+            page = browser.new_context(viewport=SIZE).new_page() if window == "open" else None
+            time.sleep(1.0)
+            with serving(ours(study)) as (address, began, _pid):
+                page = open_page(browser, address, page)
+                seconds.append(time.monotonic() - began)
+                page.context.close()
+    return {f"page ready after start, {window} window, s": middle(seconds) for window, seconds in out.items()}
+
+
+def frames(browser: Any, study: Path, runs: int) -> dict[str, Any]:
+    """Scrolling beside the peer, then single turns of the wheel and switches of evidence."""
+    mine: dict[str, list[float]] = {}
+    peers: dict[str, list[float]] = {}
+    with (
+        serving(ours(study)) as (address, _, _pid),
+        serving([sys.executable, str(PEER), str(study), "18099"]) as peer,
+    ):
+        page, other = open_page(browser, address), open_page(browser, peer[0])
+        time.sleep(12)  # the network is loaded meanwhile
+        for _ in range(runs):
+            for target, into in ((page, mine), (other, peers)):
+                target.bring_to_front()
+                time.sleep(1.5)
+                for name, rate in scroll(target).items():
+                    into.setdefault(name, []).append(rate)
+        page.bring_to_front()
+        turns = latencies(page)
+        other.context.close()
+        explain(page)
+        time.sleep(4)
+        maps = switches(page)
+        page.context.close()
+    return {
+        "frames a second, scrolled": middle(mine[SCROLLED]),
+        "frames a second, linked": middle([min(pair) for pair in zip(*(mine[n] for n in LINKED), strict=True)]),
+        "peer's, scrolled": middle(peers[SCROLLED]),
+        "ratio to the peer, scrolled": middle([a / b for a, b in zip(mine[SCROLLED], peers[SCROLLED], strict=True)]),
+        "wheel to frame, s": middle(turns),
+        "evidence switch to frame, s": middle(maps),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tabs", type=int, default=10)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=("ready", "frames", "tabs"), default=["ready", "frames", "tabs"])
+    parser.add_argument("--output", type=Path, help="JSON; parts that are not measured stay as they are in it")
     args = parser.parse_args()
     study = args.study.resolve()
     from playwright.sync_api import sync_playwright
 
     result: dict[str, Any] = {"cores": os.cpu_count(), "study": study.name, "size": "1280x800"}
+    if args.output is not None and args.output.is_file():
+        result |= json.loads(args.output.read_text(encoding="utf-8"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=BROWSER
         )
-        ready = []
-        for _ in range(args.runs):
-            with serving(ours(study)) as (address, began, _pid):
-                page = open_page(browser, address)
-                ready.append(time.monotonic() - began)
-                page.context.close()
-        result["page ready after start, s"] = middle(ready)
-        print(result, flush=True)
-        mine: dict[str, list[float]] = {}
-        peers: dict[str, list[float]] = {}
-        with (
-            serving(ours(study)) as (address, _, pid),
-            serving([sys.executable, str(PEER), str(study), "18099"]) as peer,
-        ):
-            page, other = open_page(browser, address), open_page(browser, peer[0])
-            page.bring_to_front()
-            time.sleep(12)  # the network is loaded meanwhile
-            for _ in range(args.runs):
-                for target, into in ((page, mine), (other, peers)):
-                    target.bring_to_front()
-                    time.sleep(1.5)
-                    for name, rate in scroll(target).items():
-                        into.setdefault(name, []).append(rate)
-            result["frames a second, scrolled"] = middle(mine[SCROLLED])
-            result["frames a second, linked"] = middle(
-                [min(pair) for pair in zip(*(mine[n] for n in LINKED), strict=True)]
-            )
-            result["peer's, scrolled"] = middle(peers[SCROLLED])
-            result["ratio to the peer, scrolled"] = middle(
-                [a / b for a, b in zip(mine[SCROLLED], peers[SCROLLED], strict=True)]
-            )
-            page.bring_to_front()
-            result["wheel to frame, s"] = middle(latencies(page))
-            other.close()
-            explain(page)
-            time.sleep(4)
-            result["evidence switch to frame, s"] = middle(switches(page))
-            page.close()
-        if args.tabs:
+        if "ready" in args.parts:
+            result |= ready(browser, study, args.runs)
+        if "frames" in args.parts:
+            result |= frames(browser, study, args.runs)
+        if "tabs" in args.parts:
             with serving(ours(study)) as (address, _, pid):
                 levels = tabs(browser, address, pid, args.tabs)
             result["memory after each tab, MB"] = [round(v) for v in levels]
