@@ -89,7 +89,7 @@ def show(
         explanation: what is shown.
         lesion: number of the region; the patient's index region if None.
         concepts: ids of the evidence maps to show, each over its own sequence; if None the leading one of each
-            sequence, that is the answer that speaks for the highest score. Empty: none.
+            sequence, that is the answer that speaks for the sequence's score. Empty: none.
         dark: light words on a dark ground, or dark ones on white.
 
     Returns:
