@@ -14,6 +14,7 @@ from MedRationaleLogic.case import Case, CaseError
 from MedRationaleLogic.export import walk
 from MedRationaleLogic.imaging.acquisition import ROLE_NAMES, ROLES, Role
 from MedRationaleLogic.mrml.geometry import lps
+from MedRationaleViewer import page
 
 if TYPE_CHECKING:
     from MedRationaleViewer.tab import Tab
@@ -203,7 +204,7 @@ class Commands:
         """Look at the next or the previous concept."""
         case = self._case()
         assert case.explanation is not None
-        names = [offer.concept for offer in walk.concepts(case.explanation, case.selection.lesion)]
+        names = page.concepts(case.explanation, case.selection.lesion)
         if names:
             self.tab.desk.select(case.selection.lesion, walk.following(names, case.selection.concept, int(by)))
 

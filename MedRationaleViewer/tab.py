@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +27,7 @@ from MedRationaleLogic.case import CASE_FILE
 from MedRationaleLogic.mrml.desk import Desk
 from MedRationaleViewer import downloads, page, sample
 from MedRationaleViewer.commands import Commands, where
+from MedRationaleViewer.markup import markup
 from MedRationaleViewer.studies import Shelf, StudiesError, receive
 from MedRationaleViewer.tab_options import SECRET_HEADER, TabOptions
 from MedRationaleViewer.views import Views
@@ -299,7 +299,7 @@ class Tab:
         """Bring the views to the selected region and its evidence."""
         case, explanation = self.desk.case, self.desk.explanation
         selection = None if case is None else case.selection
-        wanted = (self.desk.view, explanation, selection)
+        wanted = (self.desk.view, explanation, selection, self.desk.at_peak)
         if wanted == self._shown or explanation is None:
             return
         self._shown = wanted
@@ -416,19 +416,3 @@ class Tab:
         self._closed = True
         self.desk.shut_down()
         self.views.close()
-
-
-def markup(name: str) -> str:
-    """A template of the page with what it includes.
-
-    Raises:
-        FileNotFoundError: no such template.
-    """
-    folder = files("MedRationaleViewer") / "templates"
-    text = (folder / name).read_text(encoding="utf-8")
-    start, end = "<!-- include: ", " -->"
-    while start in text:
-        before, _, rest = text.partition(start)
-        included, _, after = rest.partition(end)
-        text = before + markup(included.strip()) + after
-    return text

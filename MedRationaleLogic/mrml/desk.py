@@ -43,6 +43,10 @@ class Desk:
         device: "auto", "cpu" or "cuda".
         in_process: run the network in this process instead of a child: everything waits for it.
         rooms: folder of a shared network (:class:`~MedRationaleLogic.inference.shared.SharedModel`) to use instead.
+
+    Attributes:
+        at_peak: whether :meth:`jump` goes to where the chosen concept's evidence is strongest, or to where the region
+            is largest.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Desk:
         self.nodes: dict[Role, Any] = {}
         self._listeners: list[Callable[[str, SessionEvent | None], None]] = []
         self._session_of: tuple[str | None, str, bool] | None = None
-        self._to_peak = False
+        self.at_peak = False
         self._loaded: tuple[Study, dict[Role, str], dict[Role, int]] | None = None
 
     @property
@@ -272,7 +276,7 @@ class Desk:
         case = self.case
         if case is None or case.explanation is None:
             return
-        self._to_peak = concept is not None
+        self.at_peak = concept is not None
         if lesion is not None and concept is None:
             concept = case.explanation.lesion(lesion).leading_concept
         case.select(lesion, concept)
@@ -283,7 +287,7 @@ class Desk:
         if case is None or case.explanation is None or self.view is None or case.selection.lesion is None:
             return
         lesion, concept = case.explanation.lesion(case.selection.lesion), case.selection.concept
-        reading = None if concept is None or not self._to_peak else lesion.reading(concept)
+        reading = None if concept is None or not self.at_peak else lesion.reading(concept)
         peak = None if reading is None else reading.peak
         self.view.jump(lesion.largest_slice if peak is None else peak)
 

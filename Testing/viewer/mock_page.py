@@ -28,13 +28,13 @@ from MedRationaleLogic.case import Case  # noqa: E402
 from MedRationaleLogic.session import Job  # noqa: E402
 from MedRationaleViewer import page  # noqa: E402
 from MedRationaleViewer.assets import Assets  # noqa: E402
+from MedRationaleViewer.markup import markup  # noqa: E402
 from MedRationaleViewer.security import response_headers  # noqa: E402
 from Testing.explanation_factory import MIXED, PZ_LEFT, TZ_RIGHT  # noqa: E402
 from Testing.unit.case.fake_explainer import FakeExplainer, opened  # noqa: E402
 
 __all__ = ["HOSTILE", "SCENARIOS"]
 
-TEMPLATES = ROOT / "MedRationaleViewer" / "templates"
 VIEWS = ("MR_T2W", "MR_ADC", "MR_HBV", "MR_3D")
 SMALL = {"shape": (10, 40, 44)}
 READER = "A. Reader"
@@ -46,17 +46,6 @@ KEPT = (
 """Keys whose text steers the page and never comes from a study or a reader."""
 
 State = dict[str, Any]
-
-
-def markup(name: str) -> str:
-    """A template with what it includes."""
-    text = (TEMPLATES / name).read_text(encoding="utf-8")
-    start, end = "<!-- include: ", " -->"
-    while start in text:
-        before, _, rest = text.partition(start)
-        included, _, after = rest.partition(end)
-        text = before + markup(included.strip()) + after
-    return text
 
 
 # ---------------------------------------------------------------------------------------------------------------- state

@@ -220,6 +220,67 @@ def test_explain_here_by_a_click(open_page: Open) -> None:
     assert [x["origin"] for x in state(page, "findings")["lesions"]].count("reader") == 1
 
 
+def test_merge_delete_psa_and_sign_off(open_page: Open) -> None:
+    page = explained(open_page())
+    first = state(page, "findings")["lesions"][0]["number"]
+    do(page, "reader", name="A. Reader")
+    do(page, "explain_at", view="MR_T2W", x=0.42, y=0.45)
+    until(page, "s.findings.lesions.length === 2")
+    added = next(x["number"] for x in state(page, "findings")["lesions"] if x["number"] != first)
+    do(page, "select", lesion=first)
+    do(page, "mark", lesion=added)
+    do(page, "merge")
+    until(page, "s.findings.lesions.length === 1")
+    do(page, "undo")
+    until(page, "s.findings.lesions.length === 2")
+    do(page, "select", lesion=added)
+    do(page, "delete")
+    until(page, "s.findings.lesions.length === 1")
+    do(page, "psa", value=9.8)
+    until(page, "s.review.psa === 9.8")
+    do(page, "sign_off")
+    until(page, "s.review.signed?.reader === 'A. Reader' && !s.review.editable")
+    do(page, "delete")
+    until(page, "s.notice.kind === 'error'")
+    assert len(state(page, "findings")["lesions"]) == 1, "what is signed is not changed"
+    do(page, "reopen", reason="a second look")
+    until(page, "s.review.signed === null && s.review.editable")
+
+
+def test_a_concept_that_is_chosen_is_shown_where_it_is_strongest(open_page: Open) -> None:
+    page = explained(open_page())
+    concept = state(page, "evidence")["concept"]
+    largest = state(page, "views")["position"]["slice"]
+    do(page, "jump", slice=1)
+    until(page, "s.views.position.slice === 1")
+    do(page, "concept", id=concept)
+    until(page, "s.views.position.slice !== 1")
+    said = state(page, "evidence")["text"]
+    assert f"slice {state(page, 'views')['position']['slice']} of" in said
+    do(page, "select", lesion=state(page, "rationale")["lesion"])
+    until(page, f"s.views.position.slice === {largest}")
+
+
+def test_a_read_only_server_lets_look_and_not_change(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path, "--read-only") as server:
+        page = browser.new_context().new_page()
+        page.goto(server.url)
+        until(page, "s.study?.open")
+        explained(page)
+        before = state(page, "findings")
+        do(page, "reader", name="A. Reader")
+        for name, args in (("delete", {}), ("psa", {"value": 5.0}), ("sign_off", {}), ("explain_here", {})):
+            do(page, "dismiss")
+            until(page, "s.notice.kind === ''")
+            do(page, name, **args)
+            until(page, "s.notice.kind === 'error'")
+            assert "read-only" in state(page, "notice")["text"]
+        assert page.evaluate(SEND, ["t2w.nii.gz", ""])[0] == 400
+        assert state(page, "findings") == before
+        assert state(page, "review")["signed"] is None
+        page.context.close()
+
+
 def test_downloads(open_page: Open, tmp_path: Path) -> None:
     page = explained(open_page())
     page.get_by_role("button", name="Report and downloads").click()
