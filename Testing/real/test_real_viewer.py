@@ -31,14 +31,15 @@ def test_real_dicom_in_the_browser(real_data: Path, tmp_path: Path) -> None:
         explained(page)
         assert state(page, "findings")["lesions"]
         assert state(page, "views")["letters"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
-        do(page, "evidence", on=False)
-        plain = picture(page).astype(int)
         concept = next(c for g in state(page, "evidence")["groups"] if g["sequence"] == "t2w" for c in g["concepts"])
-        do(page, "evidence", on=True)
-        do(page, "concept", id=concept["id"])
+        do(page, "concept", id=concept["id"])  # goes to the concept's strongest slice, so it is chosen before looking
         until(page, f"s.evidence.concept === '{concept['id']}'")
+        do(page, "evidence", on=True)
         page.wait_for_timeout(1000)
         coloured = picture(page).astype(int)
+        do(page, "evidence", on=False)
+        page.wait_for_timeout(1000)
+        plain = picture(page).astype(int)
         changed = abs(coloured - plain).max(2) > 40
         assert changed.mean() > 0.01, "evidence lies over T2W"
         height, width = changed.shape
