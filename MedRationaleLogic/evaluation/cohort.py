@@ -21,11 +21,10 @@ from torch.utils.data import Dataset
 
 from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, relevance_mass, slice_dsc, window
 from MedRationaleLogic.inference import lesions
+from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
-from MedRationaleLogic.model.network import RationaleNet
-from MedRationaleLogic.model.pooling import gather, supports
+from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item
-from MedRationaleLogic.training.losses import QUIET_VALUES
 
 #: Candidates from here on are ranked; what a reader is shown starts higher.
 MIN_PEAK, MIN_VOLUME_ML = 0.05, 0.05
@@ -114,9 +113,9 @@ class ConceptPredictor:
             features = {s: net.stems[s](item[s][None]) for i, s in enumerate(SEQUENCES) if bool(item["presence"][i])}
             thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
             zone_logits, lesion_logit, residual = net.trunk(features, thetas, item["presence"][None])
+            flat = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
         zones = zone_logits[0].argmax(0).to(torch.uint8)
         lesion = torch.sigmoid(lesion_logit[0, 0].float())
-        flat = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
         there = [bool(v) for v in item["presence"]]
         candidates = []
         for found in _extract(lesion, zones):
@@ -151,8 +150,7 @@ class ConceptPredictor:
             }  # fmt: skip
         evidence: dict[str, Tensor] = {}
         for s, f in flat.items():
-            embedding, _ = net.embed(s, f)
-            for a, x in net.evidence(s, embedding, self.values).items():
+            for a, x in net.evidence(s, net.embed(s, f), self.values).items():
                 evidence[a] = net.as_shown(s, x.reshape(-1, *STEM_GRIDS[s].shape))
         return Prediction(zones, lesion, tuple(candidates), regions, evidence)
 
@@ -163,9 +161,9 @@ class ConceptPredictor:
         for s, mask in masks.items():
             if int(mask.sum()) < 4:
                 continue
-            index, place = gather(supports(mask, STEM_GRIDS[s].spacing))
-            embedding, attention = self.net.embed(s, flat[s][:, index])
-            for a, x in self.net.read(s, embedding, attention, place, self.values).items():
+            region = pooling.region(mask, STEM_GRIDS[s].spacing)
+            seen = self.net.embed(s, flat[s][:, region.index])
+            for a, x in self.net.read(s, seen, region, self.values).items():
                 out[a] = torch.softmax(x / (self.calibration.get(a, 1.0) if calibrated else 1.0), 0)
         return out
 
@@ -248,14 +246,12 @@ def record(prediction: Prediction, item: Item, net: RationaleNet | None) -> dict
 
 def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, Any]:
     regions = []
-    masses: list[float] = []
     attributes = net.spec.attributes
     controls = {
         s: prediction.lesion > 0.5 if s == "t2w" else to_stem(
             prediction.lesion > 0.5, item[f"theta_{s}"], STEM_GRIDS[s].shape)
         for s in SEQUENCES
     }  # fmt: skip
-    truth = item["lesion"] == 1
     for row, said in prediction.regions.items():
         category = int(item["category"][row])
         mine = {
@@ -292,21 +288,38 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
                                 "control": round(by_control, 4), "hit": hit})  # fmt: skip
         mine["extents"], mine["means"] = extents, means
         regions.append(mine)
+    return {"regions": regions} | _masses(prediction, item, net)
+
+
+def _masses(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, float]:
+    """Relevance mass accuracy of the maps of what a study's positive regions show: all, and by extent class.
+
+    Beside each (``_truth``) that of a perfect map: 1 in the extents of every region that has the value, 0 elsewhere. A
+    context reaches beyond its region, and another region may have the same value, so that even this is below 1.
+    """
+    masses: dict[str, list[float]] = {}
+    truth = item["lesion"] == 1
     for s in SEQUENCES:
         lesion = truth if s == "t2w" else to_stem(truth, item[f"theta_{s}"], STEM_GRIDS[s].shape)
-        for i, a in enumerate(attributes):
+        masks = {row: item[f"regions_{s}"] == row + 1 for row in prediction.regions}
+        parts = {row: pooling.supports(m, STEM_GRIDS[s].spacing) for row, m in masks.items() if int(m.sum()) >= 4}
+        for i, a in enumerate(net.spec.attributes):
             if a.sequence != s or a.id not in prediction.evidence:
                 continue
-            shown = {int(item["labels"][row, i]) for row in prediction.regions if int(item["category"][row]) >= 4}
-            for label in shown:
-                if label >= 0 and (a.id, a.values[label]) not in QUIET_VALUES and lesion.any():
-                    mass = relevance_mass(prediction.evidence[a.id][label], lesion)
+            labels = {row: int(item["labels"][row, i]) for row in prediction.regions}
+            for label in {k for row, k in labels.items() if int(item["category"][row]) >= 4}:
+                if label < 0 or (a.id, a.values[label]) in QUIET_VALUES or not lesion.any():
+                    continue
+                perfect = torch.zeros(lesion.numel())
+                for row, part in parts.items():
+                    if labels[row] == label:
+                        perfect[part[a.extent]] = 1
+                for heat, name in ((prediction.evidence[a.id][label].flatten(), ""), (perfect, "_truth")):
+                    mass = relevance_mass(heat, lesion.flatten())
                     if mass is not None:
-                        masses.append(mass)
-    out: dict[str, Any] = {"regions": regions}
-    if masses:
-        out["rma"] = float(np.mean(masses))
-    return out
+                        masses.setdefault(f"rma{name}", []).append(mass)
+                        masses.setdefault(f"rma_{a.extent}{name}", []).append(mass)
+    return {name: float(np.mean(values)) for name, values in masses.items()}
 
 
 def _diameter(mask: Tensor, spacing: tuple[float, float, float]) -> float:

@@ -20,9 +20,8 @@ from MedRationaleLogic.evaluation.statistics import (
     quadratic_kappa,
     risk_coverage,
 )
-from MedRationaleLogic.model.network import NetworkSpec
+from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec
 from MedRationaleLogic.pirads import rules
-from MedRationaleLogic.training.losses import QUIET_VALUES
 from MedRationaleLogic.training.ship import area_under_roc, expected_calibration_error
 
 Records = Sequence[Mapping[str, Any]]
@@ -307,6 +306,10 @@ def _extent(extent: str, key: str) -> Callable[[Records], Statistic]:
     return lambda records: extent_iou(records, extent, key)
 
 
+def _mass(extent: str) -> Callable[[Records], Statistic]:
+    return lambda records: value(records, f"rma_{extent}")
+
+
 def _loss(make: Callable[[Records, str | None], Statistic]) -> Callable[[Records], Statistic]:
     def of(records: Records) -> Statistic:
         seen, unseen = make(records, None), make(records, "unseen")
@@ -353,7 +356,11 @@ def table(models: Mapping[str, Records], spec: NetworkSpec) -> list[Row]:
         line(f"{zone.upper()} DSC", _zone(zone), ">= .86 and not under the U-Net's", _not_under_peer(0.86))
     line("RMA over positives", lambda r: value(r, "rma"), ">= .60", _at_least(0.60), more={
         "mask's area share": value(ours, "share"), "predicted lesion as map": value(ours, "rma_control"),
+        "true extents as map": value(ours, "rma_truth"),
     })  # fmt: skip
+    for extent in EXTENTS:
+        line(f"RMA over positives, {extent} concepts", _mass(extent), only=both,
+             more={"true extents as map": value(ours, f"rma_{extent}_truth")})  # fmt: skip
     for extent, margin in (("interior", -0.02), ("rim", 0.10), ("context", 0.10)):
         line(f"evidence against true extent, {extent}: mean IoU", _extent(extent, "iou"),
              f"at least the control's {margin:+.2f}", _over_control(margin), both,

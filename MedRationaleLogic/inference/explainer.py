@@ -106,7 +106,7 @@ class StudyReader:
         """
         import torch
 
-        from MedRationaleLogic.model.pooling import gather, supports
+        from MedRationaleLogic.model import pooling
 
         out: dict[str, dict[str, float]] = {}
         values = self.net.value_embeddings() if self._values is None else self._values
@@ -116,9 +116,9 @@ class StudyReader:
                 region = self._region(mask, sequence)
                 if not region.any():
                     continue
-                index, place = gather(supports(torch.from_numpy(region), self.grids[sequence].spacing))
-                embedding, attention = self.net.embed(sequence, features[:, index])
-                logits = self.net.read(sequence, embedding, attention, place, values)
+                place = pooling.region(torch.from_numpy(region), self.grids[sequence].spacing)
+                seen = self.net.embed(sequence, features[:, place.index])
+                logits = self.net.read(sequence, seen, place, values)
                 for name, x in logits.items():
                     p = torch.softmax(x / self.bundle.manifest.calibration.get(name, 1.0), 0)
                     out[name] = dict(zip(lexicon.load().attribute(name).value_ids, p.tolist(), strict=True))
@@ -435,7 +435,8 @@ class Explainer:
                     grid = grids[role]
                     seen, valid = self._stem(net, autocast, role, volume, grid)
                     features[role] = seen
-                    read = net.for_concepts(role, seen.float())
+                    with autocast:
+                        read = net.for_concepts(role, seen).float()
                     fields[role] = self._field(net, role, read, values, grid, valid)
                     flat[role] = read[0].flatten(1).cpu()
             with clock.stage("fusing the sequences", 0.55):
@@ -517,12 +518,12 @@ class Explainer:
         """Evidence of every value, in slabs: embeddings of all voxels at once would take half a gigabyte."""
         import torch
 
-        flat = seen[0].float().flatten(1)
+        flat = seen[0].flatten(1)
         slab = grid.shape[1] * grid.shape[2] * 4
         parts: dict[str, list[Tensor]] = {}
         for start in range(0, flat.shape[1], slab):
-            embedding, _ = net.embed(role, flat[:, start : start + slab])
-            for name, e in net.evidence(role, embedding, values).items():
+            voxels = net.embed(role, flat[:, start : start + slab])
+            for name, e in net.evidence(role, voxels, values).items():
                 parts.setdefault(name, []).append(e.cpu())
         outside = ~valid
         maps = {}

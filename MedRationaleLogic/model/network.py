@@ -5,10 +5,12 @@ Data's road::
     t2w (1, 24, 112, 112) -> stem -> features -> folded 2x2 -------\\
     adc (1, 24,  64,  64) -> stem -> features -> to the folded grid - trunk -> unfolded: zones, lesion, residual
     hbv (1, 24,  64,  64) -> stem -> features -> to the folded grid -/
-                                |-> voxel embedding (3 extent classes x d), attention (3)
+                   |-> tower -> voxel embedding (3 extent classes x d), attention (3), conspicuity (3)
     phrases (values x paraphrases x 384) -> projection -> value embeddings (values, d)
 
-A concept of a sequence reads that sequence's stem only, so its evidence cannot depend on another sequence.
+A concept of a sequence reads that sequence's stem only, so its evidence cannot depend on another sequence. Evidence of
+a value has two factors, both the sequence's own: *what* is seen (the cosine to the value's phrase) and *that something
+is seen here at all* (conspicuity, one map an extent class). Values of normal tissue need only the first.
 
 Folding puts each 2x2 block of a slice's pixels into channels (sub-pixel convolution, Shi 2016): nothing is lost, and
 convolutions run on a quarter of the voxels, which is what makes training and reading on a processor affordable.
@@ -16,20 +18,30 @@ convolutions run on a quarter of the voxels, which is what makes training and re
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import FINE, SEQUENCES
-from MedRationaleLogic.model.pooling import EXTENTS, attend
+from MedRationaleLogic.model.pooling import EXTENTS, GEOMETRY, Region, attend
 from MedRationaleLogic.model.unet import Triple, UNet
 
 TEXT_DIM = 384
+
+#: Parts of a stem that a network without towers does not have.
+OF_A_TOWER: Final = ("tower", "conspicuity", "placed")
+
+#: What normal tissue shows: needs nothing conspicuous. Evidence of any other value outside regions is a fault.
+QUIET_VALUES: Final = frozenset(
+    {
+        ("t2.pattern", "normal"), ("t2.signal", "hyper"), ("t2.signal", "iso"), ("t2.capsule", "none"),
+        ("adc.signal", "normal"), ("adc.pattern", "none"), ("hbv.signal", "normal"), ("hbv.pattern", "none"),
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,10 @@ class NetworkSpec:
         smoothed: concepts read smoothed features (:func:`smooth`). A network must be read as it was trained: one that
             was trained without (a manifest that does not say so) loses calibration and kappa by it (docs/training.md);
             of such a network only the finished maps are smoothed.
+        tower: channels of the concepts' own convolutions over T2W's features, half as many over the others'
+            (:class:`Tower`), and whether there is conspicuity and an outline's say in readings (:class:`Placed`). 0 (a
+            manifest that does not say so): concepts read the stem's features as they are, and evidence is the cosine's
+            alone.
     """
 
     attributes: tuple[AttributeSpec, ...]
@@ -69,6 +85,7 @@ class NetworkSpec:
     paraphrases: int = 10
     residual_limit: float = 1.0
     smoothed: bool = True
+    tower: int = 32
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -81,7 +98,7 @@ class NetworkSpec:
         Raises:
             KeyError, TypeError: a field is missing or unknown.
         """
-        fields = {"smoothed": False, **data}
+        fields = {"smoothed": False, "tower": 0, **data}
         fields["attributes"] = tuple(
             AttributeSpec(a["id"], a["sequence"], a["extent"], tuple(a["values"])) for a in fields["attributes"]
         )
@@ -134,15 +151,69 @@ def smooth(x: Tensor, folded: bool) -> Tensor:
     network's own grid, and what a concept reads is what its map shows, so a network is trained and read with these
     features.
     """
-    weights = (1, 2, 2, 2, 1) if folded else (1, 2, 1)
-    r = len(weights) // 2
+    # 1-2-1 is (1 1)(1 1) and 1-2-2-2-1 is (1 1)(1 1)(1 0 1): a few shifted sums, where a depthwise convolution of this
+    # size is several times slower on a CPU
+    steps = (1, 1, 2) if folded else (1, 1)
+    r = sum(steps) // 2
     n, c, z, height, width = x.shape
     y = F.pad(x.reshape(n * c, z, height, width), (r, r, r, r), mode="replicate")
-    # shifted sums: a depthwise convolution of this size is several times slower on a CPU
-    for axis, size in ((2, height), (3, width)):
-        shifted = [w * y.narrow(axis, k, size) for k, w in enumerate(weights)]
-        y = functools.reduce(torch.add, shifted) / sum(weights)
-    return y.reshape(x.shape)
+    for axis in (2, 3):
+        for step in steps:
+            size = y.shape[axis] - step
+            y = y.narrow(axis, 0, size) + y.narrow(axis, step, size)
+    return (y / 4 ** len(steps)).reshape(x.shape)
+
+
+class Tower(nn.Module):
+    """The concepts' own convolutions over a stem's features; the masks do not pass here.
+
+    What tells a wedge from a focus need not be what outlines either. The tower adds to the features and starts by
+    adding nothing, so that a network trained without one can be given one.
+    """
+
+    def __init__(self, features: int, width: int, folded: bool) -> None:
+        super().__init__()
+        self.folded = folded
+        c = (4 if folded else 1) * features
+        self.enter = nn.Conv3d(c, width, 1)
+        self.mix = nn.Sequential(
+            nn.Conv3d(width, width, 3, padding=1, bias=False), nn.InstanceNorm3d(width, affine=True),
+            nn.LeakyReLU(0.01),
+            nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1), bias=False), nn.InstanceNorm3d(width, affine=True),
+            nn.LeakyReLU(0.01),
+        )  # fmt: skip
+        self.leave = nn.Conv3d(width, c, 1)
+        nn.init.zeros_(self.leave.weight)
+        if self.leave.bias is not None:
+            nn.init.zeros_(self.leave.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, c, z, y, x) to the same."""
+        x = self.enter(fold(features) if self.folded else features)
+        x = self.leave(x + self.mix(x))
+        return features + (unfold(x) if self.folded else x)
+
+
+class Placed(nn.Module):
+    """What a region's outline adds to its voxels when it is read: the same image means another thing inside an outline,
+    on it, and beside it, and whether a dark band is a wedge or a focus is a matter of its outline, too.
+
+    It starts by adding nothing.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.enter = nn.Linear(spec.features + len(GEOMETRY), spec.tower)
+        self.mix = nn.Linear(spec.tower, spec.tower)
+        self.leave = nn.Linear(spec.tower, len(EXTENTS) * (spec.embedding + 1))
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, features: Tensor, geometry: Tensor) -> tuple[Tensor, Tensor]:
+        """(c, k) and (len(GEOMETRY), k) to what is added to embeddings (3, d, k) and attention logits (3, k)."""
+        x = F.leaky_relu(self.enter(torch.cat([features, geometry]).T), 0.01)
+        x = self.leave(F.leaky_relu(self.mix(x), 0.01)).T.reshape(len(EXTENTS), -1, features.shape[1])
+        return x[:, :-1], x[:, -1]
 
 
 class Stem(nn.Module):
@@ -158,6 +229,13 @@ class Stem(nn.Module):
         self.body = _unet(times, times * spec.features, filters, flat=1, planar=2)
         self.embed = nn.Conv3d(spec.features, len(EXTENTS) * spec.embedding, 1)
         self.attention = nn.Conv3d(spec.features, len(EXTENTS), 1)
+        # a diffusion stem's grid has more voxels than T2W's folded one
+        width = spec.tower if folded else spec.tower // 2
+        self.tower = Tower(spec.features, width, folded) if spec.tower else None
+        self.conspicuity = nn.Conv3d(spec.features, len(EXTENTS), 1) if spec.tower else None
+        if self.conspicuity is not None and self.conspicuity.bias is not None:
+            nn.init.constant_(self.conspicuity.bias, -2.0)  # most of a gland shows nothing
+        self.placed = Placed(spec) if spec.tower else None
 
     def forward(self, image: Tensor) -> Tensor:
         """(n, 1, z, y, x) to features (n, c, z, y, x)."""
@@ -268,6 +346,31 @@ class Suspicion:
     residual_share: Tensor
 
 
+class Seen(NamedTuple):
+    """What k voxels of one sequence show, by extent class.
+
+    Attributes:
+        features: (c, k) of :meth:`RationaleNet.for_concepts`.
+        embedding: (3, d, k).
+        attention: (3, k) logits, by which a region's voxels are pooled.
+        conspicuity: (3, k) logits of something to be described lying there; None without a tower.
+    """
+
+    features: Tensor
+    embedding: Tensor
+    attention: Tensor
+    conspicuity: Tensor | None
+
+    def at(self, index: Tensor) -> Seen:
+        """The same of some of the voxels."""
+        return Seen(*(None if x is None else x[..., index] for x in self))  # type: ignore[arg-type]
+
+
+def _pointwise(layer: nn.Conv3d, x: Tensor) -> Tensor:
+    """A 1x1x1 convolution at k voxels, (c, k) to (outputs, k)."""
+    return F.linear(x.T, layer.weight.flatten(1).float(), layer.bias).T
+
+
 class RationaleNet(nn.Module):
     """See the module's text. All forward methods take and give (n, c, z, y, x)."""
 
@@ -302,17 +405,24 @@ class RationaleNet(nn.Module):
         return out
 
     def for_concepts(self, sequence: str, features: Tensor) -> Tensor:
-        """What a sequence's concepts read of its stem's features (n, c, z, y, x), see :attr:`NetworkSpec.smoothed`."""
-        return self._smooth(sequence, features) if self.spec.smoothed else features
+        """What a sequence's concepts read: its stem's features (n, c, z, y, x) through its tower, see
+        :attr:`NetworkSpec.tower` and :attr:`NetworkSpec.smoothed`."""
+        tower = self.stem(sequence).tower
+        x = features if tower is None else tower(features)
+        return self._smooth(sequence, x) if self.spec.smoothed else x
+
+    def stem(self, sequence: str) -> Stem:
+        """A sequence's stem."""
+        stem = self.stems[sequence]
+        assert isinstance(stem, Stem)
+        return stem
 
     def as_shown(self, sequence: str, evidence: Tensor) -> Tensor:
         """Evidence maps (values, z, y, x) without the lattice, where the features that they come from still have it."""
         return evidence if self.spec.smoothed else self._smooth(sequence, evidence[None])[0]
 
     def _smooth(self, sequence: str, x: Tensor) -> Tensor:
-        stem = self.stems[sequence]
-        assert isinstance(stem, Stem)
-        return smooth(x, stem.folded)
+        return smooth(x, self.stem(sequence).folded)
 
     def value_embeddings(self, paraphrase: int | None = None) -> Tensor:
         """Unit embeddings (values, d): of one paraphrase, or of their mean.
@@ -328,55 +438,66 @@ class RationaleNet(nn.Module):
             parts.append(F.normalize(centered.mean(1) if paraphrase is None else centered[:, paraphrase], dim=-1))
         return F.normalize(self.project(torch.cat(parts)), dim=-1)
 
-    def embed(self, sequence: str, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (3, d, k) and attention logits (3, k) of k voxels, from (c, k) of :meth:`for_concepts`."""
-        stem = self.stems[sequence]
-        assert isinstance(stem, Stem)
-        x = features.float().T
-        v = F.linear(x, stem.embed.weight.flatten(1).float(), stem.embed.bias)
-        a = F.linear(x, stem.attention.weight.flatten(1).float(), stem.attention.bias)
-        return v.T.reshape(len(EXTENTS), self.spec.embedding, -1), a.T
+    def embed(self, sequence: str, features: Tensor) -> Seen:
+        """What k voxels show, from (c, k) of :meth:`for_concepts`."""
+        stem = self.stem(sequence)
+        x = features.float()
+        embedding = _pointwise(stem.embed, x).reshape(len(EXTENTS), self.spec.embedding, -1)
+        return Seen(x, embedding, _pointwise(stem.attention, x), self.conspicuity(sequence, x))
 
-    def evidence(self, sequence: str, embedding: Tensor, values: Tensor) -> dict[str, Tensor]:
-        """Evidence sigmoid(s cos(v(x), t) + b) of every value of a sequence's attributes.
+    def conspicuity(self, sequence: str, features: Tensor) -> Tensor | None:
+        """Logits (3, k) of something to be described lying at k voxels, from (c, k); None without a tower."""
+        layer = self.stem(sequence).conspicuity
+        return None if layer is None else _pointwise(layer, features.float())
+
+    def evidence(self, sequence: str, seen: Seen, values: Tensor) -> dict[str, Tensor]:
+        """Evidence sigmoid(s cos(v(x), t) + b) of every value of a sequence's attributes, times the conspicuity of its
+        extent class for values that are not :data:`QUIET_VALUES`.
 
         Args:
-            sequence: whose stem made ``embedding``.
-            embedding: (3, d, k) of k voxels.
+            sequence: whose voxels were ``seen``.
+            seen: from :meth:`embed`.
             values: (values, d) from :meth:`value_embeddings`.
 
         Returns:
             attribute id -> (values of the attribute, k) in 0..1.
         """
-        return {k: torch.sigmoid(x) for k, x in self.evidence_logits(sequence, embedding, values).items()}
-
-    def evidence_logits(self, sequence: str, embedding: Tensor, values: Tensor) -> dict[str, Tensor]:
-        """:meth:`evidence` before the sigmoid."""
         out = {}
         slices = self.slices()
-        unit = F.normalize(embedding, dim=1)
+        unit = F.normalize(seen.embedding, dim=1)
+        shown = None if seen.conspicuity is None else torch.sigmoid(seen.conspicuity)
         for i, attribute in enumerate(self.spec.attributes):
             if attribute.sequence == sequence:
-                where = slices[attribute.id]
-                cosine = values[where].float() @ unit[EXTENTS.index(attribute.extent)]
-                out[attribute.id] = self.scale[i].exp() * cosine + self.shift[where][:, None]
+                where, extent = slices[attribute.id], EXTENTS.index(attribute.extent)
+                cosine = values[where].float() @ unit[extent]
+                p = torch.sigmoid(self.scale[i].exp() * cosine + self.shift[where][:, None])
+                if shown is not None:
+                    quiet = torch.tensor([(attribute.id, v) in QUIET_VALUES for v in attribute.values])
+                    p = torch.where(quiet[:, None].to(p.device), p, p * shown[extent])
+                out[attribute.id] = p
         return out
 
-    def read(
-        self, sequence: str, embedding: Tensor, attention: Tensor, support: Mapping[str, Tensor], values: Tensor
-    ) -> dict[str, Tensor]:
+    def read(self, sequence: str, seen: Seen, region: Region, values: Tensor) -> dict[str, Tensor]:
         """Logits of one region's attributes (softmax over them gives the reading, before calibration).
 
+        The embeddings of its extent's voxels, each with what the outline adds to it, pooled by attention.
+
         Args:
-            embedding, attention: (3, d, k) and (3, k) of k voxels.
-            support: extent class -> which of these k voxels, after
-                :func:`MedRationaleLogic.model.pooling.supports` on this stem's grid.
+            sequence: whose attributes.
+            seen: from :meth:`embed`, of the voxels ``region.index``.
+            region: on this stem's grid.
             values: (values, d).
 
         Returns:
             attribute id -> (values of the attribute,) logits.
         """
-        pooled = {e: attend(embedding[i], attention[i], support[e]) for i, e in enumerate(EXTENTS) if len(support[e])}
+        embedding, attention = seen.embedding, seen.attention
+        placed = self.stem(sequence).placed
+        if placed is not None:
+            more = placed(seen.features, region.geometry)
+            embedding, attention = embedding + more[0], attention + more[1]
+        place = region.place
+        pooled = {e: attend(embedding[i], attention[i], place[e]) for i, e in enumerate(EXTENTS) if len(place[e])}
         slices = self.slices()
         out = {}
         for i, attribute in enumerate(self.spec.attributes):

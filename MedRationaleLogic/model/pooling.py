@@ -6,9 +6,12 @@ The same functions serve training, inference and a reader's own outline, so a re
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,6 +59,61 @@ def supports(mask: Tensor, spacing: tuple[float, float, float]) -> dict[str, Ten
         index = part.nonzero()
         result[name] = ((index[:, 0] + low[0]) * height + index[:, 1] + low[1]) * width + index[:, 2] + low[2]
     return result
+
+
+#: What :attr:`Region.geometry` says of a voxel, in order: whether it is inside; signed distance to the outline (mm,
+#: inside positive) through two squashings, for the rim and for the context; squared offsets from the centroid along the
+#: long and the short in-plane axis and across slices, in units of the region's own radius; and of the region: its
+#: radius, its in-plane and its through-plane elongation (logarithms).
+GEOMETRY: Final = ("inside", "near", "far", "long", "short", "across", "radius", "elongation", "thickness")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region on one stem's grid: its voxels and those around it that a reading looks at.
+
+    Attributes:
+        index: flat voxel indices of all its extents, ascending, (k,).
+        place: extent class -> positions in ``index``.
+        geometry: float32 (len(GEOMETRY), k), how each of these voxels lies to the outline; nothing of any image.
+    """
+
+    index: Tensor
+    place: dict[str, Tensor]
+    geometry: Tensor
+
+
+def region(mask: Tensor, spacing: tuple[float, float, float]) -> Region:
+    """A region's extents and geometry; arguments and errors as :func:`supports`."""
+    index, place = gather(supports(mask, spacing))
+    return Region(index, place, _geometry(mask, spacing, index))
+
+
+def _geometry(mask: Tensor, spacing: tuple[float, float, float], index: Tensor) -> Tensor:
+    _, height, width = mask.shape
+    at = np.stack([(index // (height * width)).cpu(), (index // width % height).cpu(), (index % width).cpu()])
+    low, high = at.min(1), at.max(1) + 1
+    # one voxel more on each side, so that the distance inside is to the outline and not to the crop
+    box = np.pad(mask[low[0] : high[0], low[1] : high[1], low[2] : high[2]].cpu().numpy(), 1)
+    here = tuple(at - low[:, None] + 1)
+    step = np.array(spacing)
+    signed = ndimage.distance_transform_edt(box, step) - ndimage.distance_transform_edt(~box, step)
+    inside = box[here]
+    mm = at * step[:, None]
+    offset = mm - mm[:, inside].mean(1, keepdims=True)
+    plane = offset[1:, inside]
+    # a voxel's own extent keeps a region of one row or slice from being infinitely thin
+    spread, axes = np.linalg.eigh(plane @ plane.T / plane.shape[1] + np.diag(step[1:] ** 2 / 12))
+    short, long = axes.T @ offset[1:]
+    across = np.sqrt((offset[0, inside] ** 2).mean() + step[0] ** 2 / 12)
+    radius = np.sqrt(spread.sum())
+    whole = np.log([radius / 4.0, np.sqrt(spread[1] / spread[0]), across / radius])
+    rows = [
+        inside, np.tanh(signed[here] / 1.5), np.tanh(signed[here] / 5.0),
+        *(np.minimum((x / radius) ** 2, 9.0) / 3.0 for x in (long, short, offset[0])),
+        *(np.full(len(index), x) for x in whole),
+    ]  # fmt: skip
+    return torch.from_numpy(np.stack(rows).astype(np.float32)).to(mask.device)
 
 
 def gather(parts: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

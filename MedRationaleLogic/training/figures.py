@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import RationaleNet
-from MedRationaleLogic.model.pooling import supports
 from MedRationaleLogic.training.data import IGNORE, Item
 
 _NAMES: Final = {"t2w": "T2W", "adc": "ADC", "hbv": "high-b"}
@@ -83,12 +83,13 @@ def _slice(mask: Tensor, gland: Tensor | None) -> int:
 
 def _strongest(net: RationaleNet, s: str, features: Tensor, mask: Tensor, values: Tensor) -> tuple[str, Tensor]:
     """Name and dense evidence (z, y, x) of the most probable signal: over the region, or over the whole volume."""
-    embedding, attention = net.embed(s, net.for_concepts(s, features)[0].flatten(1))
-    maps = net.evidence(s, embedding, values)
+    seen = net.embed(s, net.for_concepts(s, features)[0].flatten(1))
+    maps = net.evidence(s, seen, values)
     attribute = next(a for a in net.spec.attributes if a.sequence == s and a.id.endswith("signal"))
     if int(mask.sum()) >= 4:
         # every voxel was embedded, so a region's places are its flat indices
-        logits = net.read(s, embedding, attention, supports(mask, STEM_GRIDS[s].spacing), values)
+        region = pooling.region(mask, STEM_GRIDS[s].spacing)
+        logits = net.read(s, seen.at(region.index), region, values)
         best = int(logits[attribute.id].argmax())
     else:
         best = int(maps[attribute.id].float().mean(1).argmax())

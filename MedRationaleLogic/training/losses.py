@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from MedRationaleLogic.training.data import IGNORE
-
-#: Values that need no evidence: what normal tissue shows. Evidence of any other value outside regions is a fault.
-QUIET_VALUES: Final = frozenset(
-    {
-        ("t2.pattern", "normal"), ("t2.signal", "hyper"), ("t2.signal", "iso"), ("t2.capsule", "none"),
-        ("adc.signal", "normal"), ("adc.pattern", "none"), ("hbv.signal", "normal"), ("hbv.pattern", "none"),
-    }
-)  # fmt: skip
 
 
 def _dice(p: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
-from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
-from MedRationaleLogic.model.pooling import EXTENTS, gather, supports
+from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec, RationaleNet
+from MedRationaleLogic.model.pooling import EXTENTS, Region, gather, region
 from MedRationaleLogic.training.data import IGNORE, ROWS
 from MedRationaleLogic.training.losses import (
-    QUIET_VALUES,
     Multiplier,
     attribute_loss,
     branch,
@@ -35,6 +34,8 @@ from MedRationaleLogic.training.losses import (
 DROP = 0.15
 #: Voxels a step looks at for evidence outside regions, and where two views of a study are compared.
 BACKGROUND = 3000
+#: Of the terms that say where evidence may lie.
+WEIGHTS = {"conspicuous": 1.0, "localise": 0.5, "mass": 0.3, "exclude": 0.5, "disentangle": 0.5}
 #: Steps between two looks at another view of the batch (flipped, mixed).
 VIEW_EVERY = 4
 
@@ -52,23 +53,29 @@ class RationaleTask(L.LightningModule):
         twin: (step, moving average of the twin's segmentation loss), the constraint of the dual ascent; without it the
             multiplier stays at 1.
         locate: train the coarse localiser, too.
+        frozen: what the masks come from (stems' bodies, trunk, localiser) stays as it is; only what belongs to concepts
+            learns, and the masks stay the same to the bit.
     """
 
     def __init__(self, spec: dict[str, Any], phrases: Tensor | None = None, lr: float = 1e-3, steps: int = 1000,
                  seed: int = 0, constrained: bool = True, twin: Sequence[tuple[int, float]] = (),
-                 locate: bool = True) -> None:  # fmt: skip
+                 locate: bool = True, frozen: bool = False) -> None:  # fmt: skip
         super().__init__()
         self.save_hyperparameters(ignore=["phrases", "twin"])
         self.net = RationaleNet(NetworkSpec.from_dict(spec))
         if phrases is not None:
             self.net.phrases.copy_(phrases)
-        self.lr, self.steps, self.constrained, self.locate = lr, steps, constrained, locate
+        self.lr, self.steps, self.constrained, self.locate = lr, steps, constrained, locate and not frozen
+        self.frozen = frozen
+        if frozen:
+            for part in (self.net.trunk, self.net.localizer, *(self.net.stem(s).body for s in SEQUENCES)):
+                part.requires_grad_(False)
         self.multiplier = Multiplier(twin if constrained else ())
         attributes = self.net.spec.attributes
         self.quiet = torch.tensor([(a.id, v) in QUIET_VALUES for a in attributes for v in a.values])
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=1e-4)
+        optimizer = torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr, weight_decay=1e-4)
         warm = min(100, max(1, self.steps // 20))
 
         def factor(step: int) -> float:
@@ -89,10 +96,11 @@ class RationaleTask(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
         losses = self.losses(batch, train=True)
-        segmentation = losses["zones"] + losses["lesion"]
-        rest = torch.stack([v for k, v in losses.items() if k not in ("zones", "lesion")]).sum()
-        total = self.multiplier.value * segmentation + rest
-        self.multiplier.update(self.global_step, float(segmentation.detach()))
+        total = torch.stack([v for k, v in losses.items() if k not in ("zones", "lesion")]).sum()
+        if not self.frozen:
+            segmentation = losses["zones"] + losses["lesion"]
+            total = self.multiplier.value * segmentation + total
+            self.multiplier.update(self.global_step, float(segmentation.detach()))
         self.log_dict({f"train/{k}": v for k, v in losses.items()}, prog_bar=False)
         self.log("train/loss", total, prog_bar=True)
         self.log("train/segmentation", float(self.multiplier.average or 0.0))
@@ -103,10 +111,11 @@ class RationaleTask(L.LightningModule):
         """Weighted terms of one batch, by name."""
         net = self.net
         n = batch["presence"].shape[0]
-        features = {s: net.stems[s](batch[s]) for s in SEQUENCES}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = {s: net.stems[s](batch[s]) for s in SEQUENCES}
         for_masks: dict[str, Tensor | None] = dict(features)
         for_evidence = dict(features)
-        if train and self.constrained:
+        if train and self.constrained and not self.frozen:
             for s, f in features.items():
                 for_masks[s], for_evidence[s] = branch(f)
         for_evidence = {s: net.for_concepts(s, f) for s, f in for_evidence.items()}
@@ -118,10 +127,10 @@ class RationaleTask(L.LightningModule):
             presence = torch.where(kept.sum(1, keepdim=True) > 0, kept, presence)
         thetas = {"adc": batch["theta_adc"], "hbv": batch["theta_hbv"]}
         zones, lesion, residual = net.trunk(for_masks, thetas, presence)
-        losses = {
-            "zones": zone_loss(zones, batch["zones"], batch["gland_only"]),
-            "lesion": lesion_loss(lesion, batch["lesion"]),
-        }
+        losses: dict[str, Tensor] = {}
+        if not self.frozen:
+            losses["zones"] = zone_loss(zones, batch["zones"], batch["gland_only"])
+            losses["lesion"] = lesion_loss(lesion, batch["lesion"])
         coarse = self._coarse(batch) if self.locate else None
         if coarse is not None:
             losses["coarse"] = 0.5 * coarse
@@ -154,7 +163,8 @@ class RationaleTask(L.LightningModule):
         # taken apart once: indexing a study out of the batch costs a batch of zeros on the way back, each time
         by_study = {s: f.unbind(0) for s, f in features.items()}
         align: list[Tensor] = []
-        where: dict[str, list[Tensor]] = {"localise": [], "mass": [], "exclude": [], "disentangle": []}
+        names = ("conspicuous", "localise", "mass", "exclude", "disentangle")
+        where: dict[str, list[Tensor]] = {name: [] for name in names}
         suspect: list[Tensor] = []
         for b in range(n):
             if not (batch["labels"][b] >= 0).any():
@@ -165,18 +175,18 @@ class RationaleTask(L.LightningModule):
                     continue
                 regions = batch[f"regions_{sequence}"][b]
                 parts: dict[str, Tensor] = {"outside": _outside(regions)}
-                rows = []
+                outlined: dict[int, Region] = {}
                 for row in range(ROWS):
                     mask = regions == row + 1
                     if (batch["labels"][b, row] >= 0).any() and int(mask.sum()) >= 4:
-                        rows.append(row)
-                        spacing = STEM_GRIDS[sequence].spacing
-                        parts |= {f"{row} {e}": part for e, part in supports(mask, spacing).items()}
+                        mine = region(mask, STEM_GRIDS[sequence].spacing)
+                        outlined[row] = mine
+                        parts |= {f"{row} {e}": mine.index[part] for e, part in mine.place.items()}
                 index, place = gather(parts)
-                embedding, attention = net.embed(sequence, by_study[sequence][b].flatten(1)[:, index])
-                found = {row: {e: place[f"{row} {e}"] for e in EXTENTS} for row in rows}
-                for row in rows:
-                    logits = net.read(sequence, embedding, attention, found[row], values)
+                seen = net.embed(sequence, by_study[sequence][b].flatten(1)[:, index])
+                found = {row: {e: place[f"{row} {e}"] for e in EXTENTS} for row in outlined}
+                for row, mine in outlined.items():
+                    logits = net.read(sequence, seen.at(torch.searchsorted(index, mine.index)), mine, values)
                     for i, attribute in enumerate(spec.attributes):
                         if attribute.id not in logits:
                             continue
@@ -185,7 +195,13 @@ class RationaleTask(L.LightningModule):
                         if label >= 0:
                             align.append(attribute_loss(logits[attribute.id], label))
                 if self.constrained:
-                    evidence = net.evidence_logits(sequence, embedding, values)
+                    shown = net.conspicuity(sequence, by_study[sequence][b].flatten(1))
+                    if shown is not None:
+                        extents = self._extents(sequence, list(outlined), parts, batch["labels"][b], regions.numel())
+                        where["conspicuous"] += [
+                            lesion_loss(x[None, None], e[None]) for x, e in zip(shown, extents, strict=True)
+                        ]
+                    evidence = net.evidence(sequence, seen, values)
                     # a sampled voxel stands for this many
                     weight = float((regions == 0).sum()) / max(1, len(place["outside"]))
                     terms = self._evidence(evidence, place["outside"], weight, found, batch["labels"][b])
@@ -197,22 +213,43 @@ class RationaleTask(L.LightningModule):
             out["align"] = 1.0 * torch.stack(align).mean()
         for name, parts_of in where.items():
             if parts_of:
-                out[name] = (0.3 if name == "mass" else 0.5) * torch.stack(parts_of).mean()
+                out[name] = WEIGHTS[name] * torch.stack(parts_of).mean()
         if suspect:
             out["suspicion"] = 0.3 * torch.stack(suspect).mean()
         return out
 
-    def _evidence(self, logits: dict[str, Tensor], outside: Tensor, weight: float,
+    def _extents(self, sequence: str, rows: Sequence[int], parts: Mapping[str, Tensor], labels: Tensor,
+                 count: int) -> Tensor:  # fmt: skip
+        """uint8 (3, count) of one study's sequence: where anything that this sequence shows has its extent.
+
+        Args:
+            rows: regions with labels.
+            parts: "row extent" -> flat voxel indices.
+            labels: (rows, attributes), -1 unknown.
+            count: voxels of the sequence's grid.
+        """
+        slices = self.net.slices()
+        out = torch.zeros((len(EXTENTS), count), dtype=torch.uint8, device=labels.device)
+        for i, a in enumerate(self.net.spec.attributes):
+            loud = ~self.quiet[slices[a.id]]
+            for row in rows:
+                label = int(labels[row, i])
+                if a.sequence == sequence and label >= 0 and loud[label]:
+                    out[EXTENTS.index(a.extent), parts[f"{row} {a.extent}"]] = 1
+        return out
+
+    def _evidence(self, evidence: dict[str, Tensor], outside: Tensor, weight: float,
                   found: dict[int, dict[str, Tensor]], labels: Tensor) -> dict[str, Tensor]:  # fmt: skip
         """Where evidence may lie, of one study's sequence.
 
+        * conspicuous (not here): one map an extent class against the extents of all that is to be described;
         * localise: a region's evidence against its extent class's extent, evidence outside low;
         * mass: of all evidence of an attribute, the share inside the extents of regions that have the concept;
         * exclude: over a region, its own value there and the contradictory ones not;
         * disentangle: two extent classes' maps overlap no more than their true extents do.
 
         Args:
-            logits: attribute id -> (values, k) evidence before the sigmoid, at k gathered voxels.
+            evidence: attribute id -> (values, k) in 0..1, at k gathered voxels.
             outside: places of sampled voxels away from every region.
             weight: how many voxels one of ``outside`` stands for.
             found: row -> extent class -> places.
@@ -223,11 +260,10 @@ class RationaleTask(L.LightningModule):
         mass: list[Tensor] = []
         exclude: list[Tensor] = []
         disentangle: list[Tensor] = []
-        mine = [(i, a, logits[a.id]) for i, a in enumerate(self.net.spec.attributes) if a.id in logits]
-        for i, attribute, x in mine:
+        mine = [(i, a, evidence[a.id]) for i, a in enumerate(self.net.spec.attributes) if a.id in evidence]
+        for i, attribute, p in mine:
             loud = ~self.quiet[slices[attribute.id]]
-            localise.append(F.softplus(x[loud][:, outside]).mean())
-            p = torch.sigmoid(x)
+            localise.append(-torch.log1p(-p[loud][:, outside].clamp(max=1 - 1e-4)).mean())
             inside = p.new_zeros(())
             for row, support in found.items():
                 label = int(labels[row, i])
@@ -249,10 +285,10 @@ class RationaleTask(L.LightningModule):
         for row, support in found.items():
             near = torch.unique(torch.cat(list(support.values())))
             maps: dict[str, list[Tensor]] = {}
-            for i, attribute, x in mine:
+            for i, attribute, p in mine:
                 label = int(labels[row, i])
                 if label >= 0 and not self.quiet[slices[attribute.id]][label]:
-                    maps.setdefault(attribute.extent, []).append(torch.sigmoid(x[label][near]))
+                    maps.setdefault(attribute.extent, []).append(p[label][near])
             extents = {e: torch.isin(near, support[e]) for e in maps}
             summed = {e: torch.stack(m).mean(0) for e, m in maps.items()}
             localise += [jaccard_loss(summed[e], extents[e]) for e in summed]
@@ -301,10 +337,13 @@ class RationaleTask(L.LightningModule):
             image = batch[sequence]
             if mixed:
                 places.append(batch[f"regions_{sequence}"][1].flatten().nonzero()[:, 0])
-                view = self.net.stems[sequence](share * image[:1] + (1 - share) * image[1:2])
+                image = share * image[:1] + (1 - share) * image[1:2]
             else:
-                view = self.net.stems[sequence](image[:1].flip(-1)).flip(-1)
+                image = image[:1].flip(-1)
+            with torch.set_grad_enabled(not self.frozen):
+                view = self.net.stems[sequence](image)
             view = self.net.for_concepts(sequence, view)
+            view = view if mixed else view.flip(-1)
             index = torch.unique(torch.cat(places))
             with torch.no_grad():
                 target = self._probability(sequence, features[sequence][0], index, values)
@@ -318,8 +357,8 @@ class RationaleTask(L.LightningModule):
 
     def _probability(self, sequence: str, features: Tensor, index: Tensor, values: Tensor) -> Tensor:
         """Evidence of all values of a sequence at flat voxel indices: (values of the sequence, k)."""
-        embedding, _ = self.net.embed(sequence, features.flatten(1)[:, index])
-        return torch.cat(list(self.net.evidence(sequence, embedding, values).values()))
+        seen = self.net.embed(sequence, features.flatten(1)[:, index])
+        return torch.cat(list(self.net.evidence(sequence, seen, values).values()))
 
     def _suspect(self, batch: dict[str, Tensor], b: int, readings: dict[int, dict[str, Tensor]], residual: Tensor,
                  presence: Tensor) -> list[Tensor]:  # fmt: skip

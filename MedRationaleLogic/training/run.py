@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from MedRationaleLogic.model.grids import COARSE, FINE, SEQUENCES
-from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
+from MedRationaleLogic.model.network import OF_A_TOWER, NetworkSpec, RationaleNet, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank, read_bank
@@ -151,6 +151,7 @@ def train(
     seed: int = 0, init: Path | None = None, stop: int | None = None, every: int = 100, workers: int = 1,
     precision: str = "bf16-mixed", accelerator: str = "cpu", first: int = 0, constrained: bool = True,
     twin: Path | None = None, localizer: Path | None = None, ema: float = 0.995, branch: Path | None = None,
+    frozen: bool = False,
 ) -> Path:  # fmt: skip
     """Train, going on from the last checkpoint in ``output`` if there is one; returns the last checkpoint.
 
@@ -160,7 +161,7 @@ def train(
         spec: the network.
         steps, batch, lr, seed: optimisation; the learning rate falls over ``steps``.
         stop: end the run at this step already.
-        init: checkpoint whose weights a fresh run starts from.
+        init: checkpoint or bundle folder whose weights a fresh run starts from.
         every: steps between checkpoints.
         workers: loading processes.
         precision, accelerator: Lightning's.
@@ -169,16 +170,17 @@ def train(
         localizer: bundle folder whose coarse localiser a fresh run takes over and does not train.
         twin: the twin's run folder, whose segmentation loss is the constraint.
         branch: checkpoint of another run that a fresh run carries on: weights, optimiser, schedule, place in the data.
+        frozen: the masks stay as they are, see :class:`RationaleTask`.
         ema: decay of the moving average of the weights, which is what checkpoints hold as the model.
     """
     L.seed_everything(seed, workers=True, verbose=False)
     task = RationaleTask(spec.to_dict(), load_cached(), lr=lr, steps=steps, seed=seed, constrained=constrained,
-                         locate=localizer is None)  # fmt: skip
+                         locate=localizer is None, frozen=frozen)  # fmt: skip
     last = output / "last.ckpt"
     # carried on from where it lies: a copy in the run's folder would make Lightning number its own checkpoints
     start = last if last.exists() else branch
     if init is not None and not last.exists():
-        task.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
+        take_over(task.net, init)
     if localizer is not None and not last.exists():
         tensors = safetensors.torch.load_file(localizer / "weights.safetensors")
         mine = {k.removeprefix("localizer."): v for k, v in tensors.items() if k.startswith("localizer.")}
@@ -205,6 +207,26 @@ def train(
     if (stop or steps) % every:  # after the fit only the averaged weights are left, and no run goes on from these
         trainer.save_checkpoint(last)
     return last
+
+
+def take_over(net: RationaleNet, init: Path) -> None:
+    """Give a network the weights of a checkpoint or a bundle folder; a tower that these do not have stays fresh.
+
+    Raises:
+        ValueError: they are of another network.
+    """
+    if init.is_dir():
+        weights = {k: v.float() for k, v in safetensors.torch.load_file(init / "weights.safetensors").items()}
+    else:
+        state = torch.load(init, map_location="cpu", weights_only=True)["state_dict"]
+        weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+    try:
+        missing, unknown = net.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{init}: its weights do not fit this network: {error}") from error
+    missing = [name for name in missing if not set(name.split(".")) & set(OF_A_TOWER)]
+    if missing or (unknown := [name for name in unknown if name not in dict(net.named_buffers())]):
+        raise ValueError(f"{init}: its weights are of another network; {(missing or unknown)[0]} first")
 
 
 def score_crops(checkpoint: Path, cases: Sequence[RealCase], spec: NetworkSpec) -> dict[str, dict[str, float]]:
@@ -299,10 +321,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("base", "what both variants have in common: the unconstrained losses"),
         ("twin", "the unconstrained twin"),
         ("constrained", "the model itself"),
+        ("concepts", "only what belongs to concepts, the masks of --init stay as they are"),
     ):
         p = sub.add_parser(name, help=text)
         add_data_arguments(p)
-        p.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from")
+        p.add_argument("--init", type=Path, help="checkpoint or bundle folder whose weights a fresh run starts from")
         p.add_argument("--branch", type=Path, help="checkpoint that a fresh run carries on")
         p.add_argument("--twin", type=Path, help="the twin's run folder (constrained)")
         p.add_argument("--localizer", type=Path, help="bundle whose coarse localiser is taken over and left as it is")
@@ -318,8 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     items, test, facts = mixture(args)
     spec = spec_from_lexicon()
     last = train(args.output, items, spec, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed,
-                 init=args.init, stop=args.stop, constrained=args.what == "constrained", twin=args.twin,
-                 branch=args.branch, localizer=args.localizer)  # fmt: skip
+                 init=args.init, stop=args.stop, constrained=args.what in ("constrained", "concepts"), twin=args.twin,
+                 branch=args.branch, localizer=args.localizer, frozen=args.what == "concepts")  # fmt: skip
     facts |= {"command": vars(args), "scores_on_crops": score_crops(last, test, spec) if test else {}}
     (args.output / "run.json").write_text(json.dumps(facts, indent=1, default=str), encoding="utf-8")
 

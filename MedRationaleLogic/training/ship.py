@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from MedRationaleLogic.inference import lesions
-from MedRationaleLogic.model import bundle
+from MedRationaleLogic.model import bundle, pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
-from MedRationaleLogic.model.pooling import gather, supports
 from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
@@ -95,7 +94,7 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
             features = {s: net.stems[s](item[s][None]) for s in SEQUENCES}
             thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
             zones, lesion, residual = net.trunk(features, thetas, item["presence"][None])
-        concepts = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
+            concepts = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
         predicted, truth = zones[0].argmax(0), item["zones"]
         known = truth != IGNORE
         for name, a, b in (("gland", predicted > 0, truth > 0), ("pz", predicted == 1, truth == 1),
@@ -124,9 +123,9 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
                 mask = item[f"regions_{s}"] == row + 1
                 if int(mask.sum()) < 4:
                     continue
-                index, place = gather(supports(mask, STEM_GRIDS[s].spacing))
-                embedding, attention = net.embed(s, concepts[s][:, index])
-                for a, x in net.read(s, embedding, attention, place, values).items():
+                region = pooling.region(mask, STEM_GRIDS[s].spacing)
+                voxels = net.embed(s, concepts[s][:, region.index])
+                for a, x in net.read(s, voxels, region, values).items():
                     mine[a] = x
                     label = int(item["labels"][row, slices[a]])
                     if label >= 0:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from MedRationaleLogic.evaluation import cohort, measures, page, summary
-from MedRationaleLogic.model.grids import DIFFUSION, FINE
+from MedRationaleLogic.model import pooling
+from MedRationaleLogic.model.grids import DIFFUSION, FINE, STEM_GRIDS
 from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
@@ -91,6 +92,29 @@ def tiny_network() -> RationaleNet:
     made = RationaleNet(spec).eval()
     made.phrases.copy_(load_cached())
     return made
+
+
+def test_true_extents_as_maps_are_as_good_as_a_map_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse_grids.exchange(monkeypatch)
+    net = tiny_network()
+    items = SimulatedSet(sample_bank(), net.spec, SEED, 8)
+    item = next(i for i in (items[k] for k in range(8)) if bool((i["lesion"] == 1).any()))
+    rows = {row: dict[str, Any]() for row in range(len(item["labels"])) if bool((item["labels"][row] >= 0).any())}
+    evidence = {}
+    for i, a in enumerate(net.spec.attributes):
+        maps = torch.zeros((len(a.values), *STEM_GRIDS[a.sequence].shape))
+        for row in rows:
+            mask = item[f"regions_{a.sequence}"] == row + 1
+            label = int(item["labels"][row, i])
+            if label >= 0 and int(mask.sum()) >= 4:
+                maps[label].flatten()[pooling.supports(mask, STEM_GRIDS[a.sequence].spacing)[a.extent]] = 1
+        evidence[a.id] = maps
+    nothing = torch.zeros(FINE.shape)
+    figures = cohort._masses(cohort.Prediction(nothing, nothing, (), rows, evidence), item, net)
+    assert {"rma", "rma_truth", "rma_interior", "rma_context_truth"} <= set(figures)
+    for name in ("rma", "rma_interior", "rma_rim", "rma_context"):
+        assert figures[name] == pytest.approx(figures[f"{name}_truth"], abs=1e-6)
+    assert figures["rma_interior_truth"] > figures["rma_rim_truth"] > figures["rma_context_truth"]
 
 
 def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(

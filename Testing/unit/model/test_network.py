@@ -16,8 +16,16 @@ from torch.nn import functional as F
 
 from MedRationaleLogic.model import text
 from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, STEM_GRIDS
-from MedRationaleLogic.model.network import SUSPICION_TERMS, NetworkSpec, RationaleNet, smooth, spec_from_lexicon
-from MedRationaleLogic.model.pooling import EXTENTS, gather, supports
+from MedRationaleLogic.model.network import (
+    QUIET_VALUES,
+    SUSPICION_TERMS,
+    NetworkSpec,
+    RationaleNet,
+    Tower,
+    smooth,
+    spec_from_lexicon,
+)
+from MedRationaleLogic.model.pooling import EXTENTS, GEOMETRY, Region, region
 from MedRationaleLogic.pirads import lexicon
 
 TINY = {"t2w_filters": (8, 8, 8), "diffusion_filters": (8, 8, 8), "coarse_filters": (8, 8, 8), "features": 6,
@@ -140,13 +148,16 @@ def test_evidence_and_readings_are_of_the_sequences_own_attributes(
     values = net.value_embeddings()
     mask = torch.zeros(STEM_GRIDS[sequence].shape, dtype=torch.bool)
     mask[10:13, 30:38, 28:36] = True
-    index, place = gather(supports(mask, STEM_GRIDS[sequence].spacing))
-    embedding, attention = net.embed(sequence, features[sequence][0].flatten(1)[:, index])
-    evidence = net.evidence(sequence, embedding, values)
-    logits = net.read(sequence, embedding, attention, place, values)
+    place = region(mask, STEM_GRIDS[sequence].spacing)
+    index = place.index
+    seen = net.embed(sequence, features[sequence][0].flatten(1)[:, index])
+    evidence = net.evidence(sequence, seen, values)
+    logits = net.read(sequence, seen, place, values)
 
-    assert embedding.shape == (len(EXTENTS), net.spec.embedding, len(index))
-    assert attention.shape == (len(EXTENTS), len(index))
+    assert seen.embedding.shape == (len(EXTENTS), net.spec.embedding, len(index))
+    assert seen.attention.shape == (len(EXTENTS), len(index))
+    assert seen.conspicuity is not None
+    assert seen.conspicuity.shape == (len(EXTENTS), len(index))
     assert {k: v.shape for k, v in evidence.items()} == {k: (n, len(index)) for k, n in mine.items()}
     assert all(((e > 0) & (e < 1)).all() for e in evidence.values())
     assert {k: v.shape for k, v in logits.items()} == {k: (n,) for k, n in mine.items()}
@@ -159,14 +170,14 @@ def test_a_reading_does_not_depend_on_the_order_of_voxels(net: RationaleNet, fea
     values = net.value_embeddings()
     mask = torch.zeros(FINE.shape, dtype=torch.bool)
     mask[8:12, 40:60, 50:58] = True
-    index, place = gather(supports(mask, FINE.spacing))
-    flat = features["t2w"][0].flatten(1)[:, index]
-    before = net.read("t2w", *net.embed("t2w", flat), place, values)
+    mine = region(mask, FINE.spacing)
+    flat = features["t2w"][0].flatten(1)[:, mine.index]
+    before = net.read("t2w", net.embed("t2w", flat), mine, values)
 
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(2))
+    order = torch.randperm(len(mine.index), generator=torch.Generator().manual_seed(2))
     where = torch.argsort(order)  # old position -> new position
-    shuffled = {k: where[v].flip(0) for k, v in place.items()}
-    after = net.read("t2w", *net.embed("t2w", flat[:, order]), shuffled, values)
+    shuffled = Region(mine.index[order], {k: where[v].flip(0) for k, v in mine.place.items()}, mine.geometry[:, order])
+    after = net.read("t2w", net.embed("t2w", flat[:, order]), shuffled, values)
 
     for name in before:
         torch.testing.assert_close(after[name], before[name], atol=1e-4, rtol=1e-4)
@@ -176,14 +187,13 @@ def test_a_reading_looks_at_nothing_but_its_own_extent(net: RationaleNet, featur
     values = net.value_embeddings()
     mask = torch.zeros(FINE.shape, dtype=torch.bool)
     mask[8:12, 40:60, 50:58] = True
-    parts = supports(mask, FINE.spacing)
+    mine = region(mask, FINE.spacing)
     flat = features["t2w"][0].flatten(1)
     elsewhere = flat.clone()
-    elsewhere[:, ~torch.isin(torch.arange(flat.shape[1]), torch.cat(list(parts.values())))] = 99.0
-    index, place = gather(parts)
+    elsewhere[:, ~torch.isin(torch.arange(flat.shape[1]), mine.index)] = 99.0
 
-    before = net.read("t2w", *net.embed("t2w", flat[:, index]), place, values)
-    after = net.read("t2w", *net.embed("t2w", elsewhere[:, index]), place, values)
+    before = net.read("t2w", net.embed("t2w", flat[:, mine.index]), mine, values)
+    after = net.read("t2w", net.embed("t2w", elsewhere[:, mine.index]), mine, values)
 
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -375,14 +385,76 @@ def test_a_network_is_read_as_it_was_trained() -> None:
     smoothed; a new network reads smoothed features and its maps are shown as they come."""
     data = spec_from_lexicon().to_dict()
     assert NetworkSpec.from_dict(data).smoothed
-    del data["smoothed"]
+    assert NetworkSpec.from_dict(data).tower
+    del data["smoothed"], data["tower"]
     old = NetworkSpec.from_dict(data)
     assert not old.smoothed
+    assert not old.tower
     torch.manual_seed(0)
-    x = torch.rand(1, 4, 2, 16, 16)
+    x = torch.rand(1, old.features, 2, 16, 16)
     for spec in (old, spec_from_lexicon()):
         net = RationaleNet(spec).eval()
         for sequence in ("t2w", "adc"):
-            smoothed = smooth(x, net.stems[sequence].folded)
+            smoothed = smooth(x, net.stem(sequence).folded)
+            # a fresh tower adds nothing
             assert torch.equal(net.for_concepts(sequence, x), smoothed if spec.smoothed else x)
             assert torch.equal(net.as_shown(sequence, x[0]), x[0] if spec.smoothed else smoothed[0])
+
+
+# -- conspicuity -------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_no_larger_than_conspicuity_but_for_what_normal_tissue_shows(net: RationaleNet) -> None:
+    values = net.value_embeddings()
+    x = torch.randn((net.spec.features, 50), generator=torch.Generator().manual_seed(3))
+    for sequence in SEQUENCES:
+        seen = net.embed(sequence, x)
+        assert seen.conspicuity is not None
+        nothing = seen._replace(conspicuity=torch.full_like(seen.conspicuity, -30.0))
+        alone = seen._replace(conspicuity=None)
+        given_, hidden, free = (net.evidence(sequence, s, values) for s in (seen, nothing, alone))
+        for a in net.spec.attributes:
+            if a.sequence != sequence:
+                continue
+            shown = torch.sigmoid(seen.conspicuity[EXTENTS.index(a.extent)])
+            for k, value in enumerate(a.values):
+                if (a.id, value) in QUIET_VALUES:
+                    assert torch.equal(given_[a.id][k], free[a.id][k])
+                    assert torch.equal(hidden[a.id][k], free[a.id][k])
+                else:
+                    torch.testing.assert_close(given_[a.id][k], free[a.id][k] * shown)
+                    assert float(hidden[a.id][k].max()) < 1e-9
+
+
+def test_a_tower_reads_its_neighbourhood_and_no_other_study(net: RationaleNet) -> None:
+    torch.manual_seed(2)
+    tower = Tower(net.spec.features, 8, folded=True)
+    torch.nn.init.normal_(tower.leave.weight)
+    x = torch.randn(2, net.spec.features, 4, 16, 16)
+    with torch.inference_mode():
+        both = tower(x)
+        torch.testing.assert_close(tower(x[1:]), both[1:])
+    assert both.shape == x.shape
+    assert not torch.equal(both, x)
+
+
+def test_an_outline_has_a_say_in_readings_and_starts_with_none(net: RationaleNet, features: dict[str, Tensor]) -> None:
+    values = net.value_embeddings()
+    mask = torch.zeros(FINE.shape, dtype=torch.bool)
+    mask[8:12, 40:60, 50:58] = True
+    mine = region(mask, FINE.spacing)
+    other = Region(mine.index, mine.place, torch.zeros_like(mine.geometry))
+    seen = net.embed("t2w", features["t2w"][0].flatten(1)[:, mine.index])
+    fresh, blind = (net.read("t2w", seen, r, values) for r in (mine, other))
+    assert all(torch.equal(fresh[k], blind[k]) for k in fresh)
+
+    told = copy.deepcopy(net)
+    placed = told.stem("t2w").placed
+    assert placed is not None
+    torch.manual_seed(4)
+    torch.nn.init.normal_(placed.leave.weight)
+    fresh, blind = (told.read("t2w", seen, r, values) for r in (mine, other))
+    assert not any(torch.equal(fresh[k], blind[k]) for k in fresh)
+    evidence = [n.evidence("t2w", seen, values) for n in (net, told)]
+    assert all(torch.equal(evidence[0][k], evidence[1][k]) for k in evidence[0]), "evidence is of the study, not of it"
+    assert mine.geometry.shape == (len(GEOMETRY), len(mine.index))

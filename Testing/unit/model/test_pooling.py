@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from scipy import ndimage
 from torch import Tensor
 
-from MedRationaleLogic.model.pooling import CONTEXT_MM, EXTENTS, RIM_MM, attend, gather, supports
+from MedRationaleLogic.model.pooling import CONTEXT_MM, EXTENTS, GEOMETRY, RIM_MM, attend, gather, region, supports
 
 SHAPE = (7, 21, 23)
 
@@ -120,3 +120,59 @@ def test_attention_decides_whose_embedding_counts() -> None:
     assert even.tolist() == pytest.approx([1 / math.sqrt(5), 2 / math.sqrt(5)])
     assert first.tolist() == pytest.approx([1.0, 0.0])
     assert float(even.norm()) == pytest.approx(1.0)
+
+
+# -- geometry ----------------------------------------------------------------------------------------------------------
+
+
+def ellipsoid(radii: tuple[float, float, float], turn: float = 0.0, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    """Half axes in mm along z, and in plane along y and x before a turn; on a 3 x .75 x .75 mm grid."""
+    shape, spacing = (16, 96, 96), (3.0, 0.75, 0.75)
+    z, y, x = np.meshgrid(
+        *((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)), indexing="ij"
+    )
+    y, x = y - shift[0] * 0.75, x - shift[1] * 0.75
+    u, v = np.cos(turn) * y - np.sin(turn) * x, np.sin(turn) * y + np.cos(turn) * x
+    return torch.from_numpy((z / radii[0]) ** 2 + (u / radii[1]) ** 2 + (v / radii[2]) ** 2 <= 1)
+
+
+def whole(mask: Tensor) -> dict[str, float]:
+    """What geometry says of a region as a whole."""
+    made = region(mask, (3.0, 0.75, 0.75)).geometry
+    return {name: float(made[GEOMETRY.index(name)][0]) for name in ("radius", "elongation", "thickness")}
+
+
+def test_geometry_tells_inside_from_outside_and_how_far() -> None:
+    mask = ellipsoid((9.0, 9.0, 9.0))
+    made = region(mask, (3.0, 0.75, 0.75))
+    inside = mask.flatten()[made.index]
+    g = dict(zip(GEOMETRY, made.geometry, strict=True))
+    assert torch.equal(g["inside"] > 0.5, inside)
+    assert bool((g["near"][inside] > 0).all())
+    assert bool((g["near"][~inside] < 0).all())
+    assert torch.equal(made.index, made.index.sort().values)
+    distance = torch.atanh(g["far"]) * 5.0
+    assert float(distance.max()) == pytest.approx(9.0, abs=1.5), "the centre is as deep as the radius"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0, math.pi), st.integers(-12, 12), st.integers(-12, 12))
+def test_geometry_of_a_whole_region_does_not_depend_on_where_it_lies_or_how_it_is_turned(
+    turn: float, dy: int, dx: int
+) -> None:
+    straight, turned = whole(ellipsoid((9.0, 12.0, 6.0))), whole(ellipsoid((9.0, 12.0, 6.0), turn, (dy, dx)))
+    assert turned == pytest.approx(straight, abs=0.05)
+    assert straight["elongation"] == pytest.approx(math.log(2.0), abs=0.05)
+
+
+def test_geometry_knows_size_and_thin_regions() -> None:
+    small, large = whole(ellipsoid((6.0, 6.0, 6.0))), whole(ellipsoid((12.0, 12.0, 12.0)))
+    assert large["radius"] - small["radius"] == pytest.approx(math.log(2.0), abs=0.1)
+    line = torch.zeros((16, 96, 96), dtype=torch.bool)
+    line[7, 40, 20:60] = True
+    made = region(line, (3.0, 0.75, 0.75)).geometry
+    assert bool(torch.isfinite(made).all())
+    assert whole(line)["elongation"] > 2
+    one = torch.zeros_like(line)
+    one[7, 40, 20] = True
+    assert bool(torch.isfinite(region(one, (3.0, 0.75, 0.75)).geometry).all())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from MedRationaleLogic.model.network import NetworkSpec, fold, spec_from_lexicon, unfold
+from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, fold, spec_from_lexicon, unfold
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training import run
@@ -161,7 +161,63 @@ def test_the_twin_has_no_say_on_where_evidence_lies(spec: NetworkSpec, items: li
         "zones", "lesion", "coarse", "apart", "align", "suspicion"
     }  # fmt: skip
     mine = set(_task(spec, constrained=True).losses(batch, train=True))
-    assert {"localise", "exclude", "disentangle", "mirror"} <= mine
+    assert {"conspicuous", "localise", "exclude", "disentangle", "mirror"} <= mine
+
+
+def test_concepts_alone_learn_and_masks_stay_to_the_bit(spec: NetworkSpec, items: list[Item]) -> None:
+    torch.manual_seed(0)
+    task = RationaleTask(spec.to_dict(), load_cached(), frozen=True)
+    before = {k: v.clone() for k, v in task.net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], 0.1)
+    losses = task.losses(default_collate(items), train=True)
+    assert not {"zones", "lesion", "coarse"} & set(losses)
+    for_towers = losses["align"] + losses["conspicuous"]
+    for_towers.backward()
+    optimizer.step()
+    changed = {k for k, v in task.net.state_dict().items() if not torch.equal(v, before[k])}
+    assert not [k for k in changed if ".body." in k or k.startswith(("trunk.", "localizer."))]
+    for sequence in ("t2w", "adc", "hbv"):
+        assert f"stems.{sequence}.tower.leave.weight" in changed
+        assert f"stems.{sequence}.conspicuity.weight" in changed
+        assert f"stems.{sequence}.embed.weight" in changed
+
+
+def test_extents_are_those_of_what_a_sequence_shows(spec: NetworkSpec) -> None:
+    """A region that is marked on ADC and quiet on high-b has an extent on ADC alone."""
+    task = RationaleTask(spec.to_dict(), load_cached())
+    ids = [a.id for a in spec.attributes]
+    labels = torch.full((1, len(ids)), -1)
+    attributes = {a.id: a.values for a in spec.attributes}
+    for name, value in (("adc.signal", "marked"), ("hbv.signal", "normal"), ("hbv.pattern", "none")):
+        labels[0, ids.index(name)] = attributes[name].index(value)
+    parts = {"0 interior": torch.tensor([3, 4]), "0 rim": torch.tensor([5]), "0 context": torch.tensor([3, 4, 5, 6])}
+    adc, hbv = (task._extents(s, [0], parts, labels, 9) for s in ("adc", "hbv"))
+    assert adc[0].nonzero()[:, 0].tolist() == [3, 4]
+    assert not adc[1:].any()
+    assert not hbv.any()
+
+
+def test_a_run_takes_over_what_a_bundle_has(tmp_path: Path, spec: NetworkSpec) -> None:
+    from dataclasses import replace
+
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    old = RationaleNet(replace(spec, tower=0))
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    save_file({k: v.half() for k, v in old.state_dict().items()}, folder / "weights.safetensors")
+    new = RationaleNet(spec)
+    run.take_over(new, folder)
+    for k, v in old.state_dict().items():
+        torch.testing.assert_close(new.state_dict()[k], v, atol=1e-3, rtol=1e-3)
+    other = RationaleNet(replace(spec, embedding=16))
+    with pytest.raises(ValueError, match="bundle"):
+        run.take_over(other, folder)
+    more = {k: v for k, v in old.state_dict().items() if k != "scale"}
+    save_file(more, folder / "weights.safetensors")
+    with pytest.raises(ValueError, match="scale"):
+        run.take_over(new, folder)
 
 
 def test_two_scanners_of_one_anatomy_are_compared(spec: NetworkSpec, items: list[Item]) -> None:
