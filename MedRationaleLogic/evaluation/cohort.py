@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, relevance_mass, slice_dsc, window
@@ -24,7 +23,7 @@ from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
-from MedRationaleLogic.training.data import IGNORE, ROWS, Item
+from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
 
 #: Candidates from here on are ranked; what a reader is shown starts higher.
 MIN_PEAK, MIN_VOLUME_ML = 0.05, 0.05
@@ -70,20 +69,6 @@ def _extract(lesion: Tensor, zones: Tensor) -> list[lesions.Candidate]:
     found = lesions.extract(lesion.numpy(), (zones > 0).numpy(), float(np.prod(FINE.spacing)), min_peak=MIN_PEAK,
                             min_volume_ml=MIN_VOLUME_ML)  # fmt: skip
     return [c for c in found if c.kept]
-
-
-def to_stem(mask: Tensor, theta: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """A mask on the fine grid, shown on a diffusion stem's grid, nearest neighbour.
-
-    Args:
-        mask: bool (z, y, x) on the fine grid.
-        theta: (3, 4), from the fine grid's normalised coordinates to the other's, as in an item.
-        shape: of the other grid.
-    """
-    whole = torch.cat([theta, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
-    back = torch.linalg.inv(whole)[:3]
-    grid = F.affine_grid(back[None], [1, 1, *shape], align_corners=True)
-    return F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0] > 0.5
 
 
 class ConceptPredictor:

@@ -60,6 +60,20 @@ def theta(source: tuple[float, float, float], target: tuple[float, float, float]
     return out
 
 
+def to_stem(mask: Tensor, theta: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """A mask on the fine grid, shown on a diffusion stem's grid, nearest neighbour.
+
+    Args:
+        mask: bool (z, y, x) on the fine grid.
+        theta: (3, 4), from the fine grid's normalised coordinates to the other's, as in an item.
+        shape: of the other grid.
+    """
+    whole = torch.cat([theta, torch.tensor([[0.0, 0.0, 0.0, 1.0]], device=theta.device)])
+    back = torch.linalg.inv(whole)[:3]
+    grid = F.affine_grid(back[None], [1, 1, *shape], align_corners=True)
+    return F.grid_sample(mask[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0] > 0.5
+
+
 def empty_item(spec: NetworkSpec) -> Item:
     """An item in which nothing is known: what a case has is filled in."""
     item: Item = {
@@ -136,7 +150,7 @@ class SimulatedSet(Dataset[Item]):
                 target[where] = 1
             item["category"][number - 1] = category
             item["zone"][number - 1] = 0 if region.zone == "PZ" else 1
-            _write_labels(item["labels"][number - 1], region.values, self.spec)
+            write_labels(item["labels"][number - 1], region.values, self.spec)
         target[torch.from_numpy(~valid)] = IGNORE
         item["lesion"] = target
         for name in ("adc", "hbv"):
@@ -161,7 +175,8 @@ def _cut_slices(g: torch.Generator, shape: tuple[int, int, int]) -> NDArray[np.b
     return valid
 
 
-def _write_labels(row: Tensor, values: Mapping[str, str], spec: NetworkSpec) -> None:
+def write_labels(row: Tensor, values: Mapping[str, str], spec: NetworkSpec) -> None:
+    """Write what is known of a region (attribute id -> value) into its row of labels, (attributes,)."""
     for i, attribute in enumerate(spec.attributes):
         if attribute.id in values:
             row[i] = attribute.values.index(values[attribute.id])
@@ -202,7 +217,7 @@ def _add_normal(
             regions[inside[name] & (regions == 0)] = row + 1
         item["zone"][row] = zone
         item["category"][row] = 1
-        _write_labels(item["labels"][row], NORMAL["PZ" if zone == 0 else "TZ"], spec)
+        write_labels(item["labels"][row], NORMAL["PZ" if zone == 0 else "TZ"], spec)
 
 
 @dataclass(frozen=True)
@@ -358,7 +373,7 @@ class RealSet(Dataset[Item]):
             for row, region in enumerate(case.known):
                 item["category"][row] = region.category
                 item["zone"][row] = 0 if region.zone == "PZ" else 1
-                _write_labels(item["labels"][row], region.values, self.spec)
+                write_labels(item["labels"][row], region.values, self.spec)
         names = sorted(case.coarse)
         if not names:
             return item

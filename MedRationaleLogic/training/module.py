@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec, RationaleNet
-from MedRationaleLogic.model.pooling import EXTENTS, Region, gather, region
+from MedRationaleLogic.model.pooling import EXTENTS, gather, region, supports
 from MedRationaleLogic.training.data import IGNORE, ROWS
 from MedRationaleLogic.training.losses import (
     Multiplier,
@@ -29,6 +29,7 @@ from MedRationaleLogic.training.losses import (
     overlap_excess,
     zone_loss,
 )
+from MedRationaleLogic.training.outlines import Outlines, drawn, varied
 
 #: Chance that a sequence which is there is taken from the trunk, in training.
 DROP = 0.15
@@ -53,8 +54,8 @@ class RationaleTask(L.LightningModule):
         twin: (step, moving average of the twin's segmentation loss), the constraint of the dual ascent; without it the
             multiplier stays at 1.
         locate: train the coarse localiser, too.
-        frozen: what the masks come from (stems' bodies, trunk, localiser) stays as it is; only what belongs to concepts
-            learns, and the masks stay the same to the bit.
+        frozen: what the masks come from (stems' bodies, trunk but for its residual, localiser) stays as it is; only
+            what belongs to concepts learns, and the masks stay the same to the bit.
     """
 
     def __init__(self, spec: dict[str, Any], phrases: Tensor | None = None, lr: float = 1e-3, steps: int = 1000,
@@ -70,6 +71,7 @@ class RationaleTask(L.LightningModule):
         if frozen:
             for part in (self.net.trunk, self.net.localizer, *(self.net.stem(s).body for s in SEQUENCES)):
                 part.requires_grad_(False)
+            self.net.trunk.residual.requires_grad_(True)  # a part of the suspicion, not of the masks
         self.multiplier = Multiplier(twin if constrained else ())
         attributes = self.net.spec.attributes
         self.quiet = torch.tensor([(a.id, v) in QUIET_VALUES for a in attributes for v in a.values])
@@ -110,7 +112,6 @@ class RationaleTask(L.LightningModule):
     def losses(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
         """Weighted terms of one batch, by name."""
         net = self.net
-        n = batch["presence"].shape[0]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = {s: net.stems[s](batch[s]) for s in SEQUENCES}
         for_masks: dict[str, Tensor | None] = dict(features)
@@ -134,7 +135,8 @@ class RationaleTask(L.LightningModule):
         coarse = self._coarse(batch) if self.locate else None
         if coarse is not None:
             losses["coarse"] = 0.5 * coarse
-        losses.update(self._concepts(batch, for_evidence, residual, presence, n))
+        outlines = self._outlines(batch, torch.sigmoid(lesion[:, 0].detach().float()) if train else None)
+        losses.update(self._concepts(batch, outlines, for_evidence, residual, presence))
         if train and self.constrained:
             losses.update(self._views(batch, for_evidence))
         return losses
@@ -148,8 +150,20 @@ class RationaleTask(L.LightningModule):
                 parts.append(gland_loss(logits, batch["coarse_gland"][mine]) * mine.sum())
         return torch.stack(parts).sum() / len(batch["coarse_sequence"]) if parts else None
 
-    def _concepts(self, batch: dict[str, Tensor], features: Mapping[str, Tensor], residual: Tensor,
-                  presence: Tensor, n: int) -> dict[str, Tensor]:  # fmt: skip
+    def _outlines(self, batch: dict[str, Tensor], probability: Tensor | None) -> list[Outlines]:
+        """What each study's regions are read by: as drawn, or varied, given a lesion probability (n, z, y, x)."""
+        needed = ("labels", "category", "zone", "zones", "presence", "theta_adc", "theta_hbv",
+                  *(f"regions_{s}" for s in SEQUENCES))  # fmt: skip
+        studies = [{name: batch[name][b] for name in needed} for b in range(len(batch["presence"]))]
+        if probability is None:
+            return [drawn(study) for study in studies]
+        return [
+            varied(study, p, self.net.spec) if bool((study["labels"] >= 0).any()) else drawn(study)
+            for study, p in zip(studies, probability, strict=True)
+        ]
+
+    def _concepts(self, batch: dict[str, Tensor], outlines: Sequence[Outlines], features: Mapping[str, Tensor],
+                  residual: Tensor, presence: Tensor) -> dict[str, Tensor]:  # fmt: skip
         net = self.net
         spec = net.spec
         paraphrase = int(torch.randint(spec.paraphrases, ())) if self.training else None
@@ -166,8 +180,8 @@ class RationaleTask(L.LightningModule):
         names = ("conspicuous", "localise", "mass", "exclude", "disentangle")
         where: dict[str, list[Tensor]] = {name: [] for name in names}
         suspect: list[Tensor] = []
-        for b in range(n):
-            if not (batch["labels"][b] >= 0).any():
+        for b, outlined in enumerate(outlines):
+            if not outlined.masks:
                 continue
             readings: dict[int, dict[str, Tensor]] = {row: {} for row in range(ROWS)}
             for s, sequence in enumerate(SEQUENCES):
@@ -175,29 +189,31 @@ class RationaleTask(L.LightningModule):
                     continue
                 regions = batch[f"regions_{sequence}"][b]
                 parts: dict[str, Tensor] = {"outside": _outside(regions)}
-                outlined: dict[int, Region] = {}
+                spacing = STEM_GRIDS[sequence].spacing
+                rows = []
                 for row in range(ROWS):
                     mask = regions == row + 1
                     if (batch["labels"][b, row] >= 0).any() and int(mask.sum()) >= 4:
-                        mine = region(mask, STEM_GRIDS[sequence].spacing)
-                        outlined[row] = mine
-                        parts |= {f"{row} {e}": mine.index[part] for e, part in mine.place.items()}
+                        rows.append(row)
+                        parts |= {f"{row} {e}": part for e, part in supports(mask, spacing).items()}
+                read = {row: region(m[sequence], spacing) for row, m in outlined.masks.items() if sequence in m}
+                parts |= {f"read {row}": r.index for row, r in read.items()}
                 index, place = gather(parts)
                 seen = net.embed(sequence, by_study[sequence][b].flatten(1)[:, index])
-                found = {row: {e: place[f"{row} {e}"] for e in EXTENTS} for row in outlined}
-                for row, mine in outlined.items():
-                    logits = net.read(sequence, seen.at(torch.searchsorted(index, mine.index)), mine, values)
+                found = {row: {e: place[f"{row} {e}"] for e in EXTENTS} for row in rows}
+                for row, mine in read.items():
+                    logits = net.read(sequence, seen.at(place[f"read {row}"]), mine, values)
                     for i, attribute in enumerate(spec.attributes):
                         if attribute.id not in logits:
                             continue
                         readings[row][attribute.id] = torch.softmax(logits[attribute.id], 0)
-                        label = batch["labels"][b, row, i]
+                        label = outlined.labels[row, i]
                         if label >= 0:
                             align.append(attribute_loss(logits[attribute.id], label))
                 if self.constrained:
                     shown = net.conspicuity(sequence, by_study[sequence][b].flatten(1))
                     if shown is not None:
-                        extents = self._extents(sequence, list(outlined), parts, batch["labels"][b], regions.numel())
+                        extents = self._extents(sequence, rows, parts, batch["labels"][b], regions.numel())
                         where["conspicuous"] += [
                             lesion_loss(x[None, None], e[None]) for x, e in zip(shown, extents, strict=True)
                         ]
@@ -207,7 +223,7 @@ class RationaleTask(L.LightningModule):
                     terms = self._evidence(evidence, place["outside"], weight, found, batch["labels"][b])
                     for name, term in terms.items():
                         where[name].append(term)
-            suspect += self._suspect(batch, b, readings, residual, presence)
+            suspect += self._suspect(outlined, readings, residual[b, 0], [bool(v) for v in presence[b]])
         out = {"apart": apart}
         if align:
             out["align"] = 1.0 * torch.stack(align).mean()
@@ -360,21 +376,21 @@ class RationaleTask(L.LightningModule):
         seen = self.net.embed(sequence, features.flatten(1)[:, index])
         return torch.cat(list(self.net.evidence(sequence, seen, values).values()))
 
-    def _suspect(self, batch: dict[str, Tensor], b: int, readings: dict[int, dict[str, Tensor]], residual: Tensor,
-                 presence: Tensor) -> list[Tensor]:  # fmt: skip
+    def _suspect(self, outlined: Outlines, readings: dict[int, dict[str, Tensor]], residual: Tensor,
+                 there: Sequence[bool]) -> list[Tensor]:  # fmt: skip
+        """Of one study: its regions' suspicion, against their category being 4 or 5, and the residual's size."""
         out = []
         for row, known in readings.items():
-            category = int(batch["category"][b, row])
-            mask = batch["regions_t2w"][b] == row + 1
-            if not known or category in (0, 3) or not mask.any():
+            category = int(outlined.category[row])
+            mask = outlined.masks.get(row, {}).get("t2w")
+            if not known or category in (0, 3) or mask is None:
                 continue
-            there = [bool(v) for v in presence[b]]
             # the reading is trained by its label alone; suspicion only learns how to weigh it
             mine = {k: v.detach() for k, v in known.items() if there[SEQUENCES.index(_sequence(k))]}
             if not mine:
                 continue
-            zone = "PZ" if int(batch["zone"][b, row]) == 0 else "TZ"
-            pooled = residual[b, 0][mask].float().mean()
+            zone = "PZ" if int(outlined.zone[row]) == 0 else "TZ"
+            pooled = residual[mask].float().mean()
             logit = self.net.suspicion(zone, mine, pooled, there).logit
             out.append(F.binary_cross_entropy_with_logits(logit, logit.new_tensor(float(category >= 4))))
             # the residual is a last resort
