@@ -59,7 +59,7 @@ def evaluate(
     }
     if twin is not None:
         other = ship.load_network(twin)
-        predictors[summary.TWIN] = (runs.ConceptPredictor(other), other)
+        predictors[summary.TWIN] = (runs.ConceptPredictor(other, conspicuity=False), other)
     if unet is not None:
         predictors[summary.PEER] = (runs.PeerPredictor(baseline.load(unet)), None)
     models: dict[str, summary.Records] = {}

@@ -78,12 +78,14 @@ class ConceptPredictor:
         net: in evaluation mode.
         calibration: attribute id -> temperature; empty for none.
         shuffle: permute the values' embeddings within each attribute: a control that must read nothing.
+        conspicuity: False for a network that never learnt any, as the twin: its evidence is what the phrases say alone.
     """
 
     def __init__(
-        self, net: RationaleNet, calibration: Mapping[str, float] | None = None, shuffle: bool = False
-    ) -> None:
-        self.net, self.calibration = net, dict(calibration or {})
+        self, net: RationaleNet, calibration: Mapping[str, float] | None = None, shuffle: bool = False,
+        conspicuity: bool = True,
+    ) -> None:  # fmt: skip
+        self.net, self.calibration, self.conspicuity = net, dict(calibration or {}), conspicuity
         with torch.inference_mode():
             self.values = net.value_embeddings()
             if shuffle:
@@ -135,7 +137,10 @@ class ConceptPredictor:
             }  # fmt: skip
         evidence: dict[str, Tensor] = {}
         for s, f in flat.items():
-            for a, x in net.evidence(s, net.embed(s, f), self.values).items():
+            seen = net.embed(s, f)
+            if not self.conspicuity:
+                seen = seen._replace(conspicuity=None)
+            for a, x in net.evidence(s, seen, self.values).items():
                 evidence[a] = net.as_shown(s, x.reshape(-1, *STEM_GRIDS[s].shape))
         return Prediction(zones, lesion, tuple(candidates), regions, evidence)
 

@@ -420,6 +420,7 @@ class Explainer:
         flat: dict[str, Tensor] = {}
         fields: dict[str, EvidenceField] = {}
         values = net.value_embeddings()
+        zoomed: tuple[Tensor, NDArray[np.bool_]] | None = None
         with torch.inference_mode():
             with clock.stage("finding the gland", 0.05):
                 for role in study.roles:
@@ -427,13 +428,14 @@ class Explainer:
                     flags += said
             if study.t2w is not None:
                 with clock.stage("zooming in on the gland", 0.1):
-                    grids["t2w"] = self._zoom(net, autocast, study.t2w, grids["t2w"])
+                    grids["t2w"], zoomed = self._zoom(net, autocast, study.t2w, grids["t2w"])
             for i, role in enumerate(study.roles):
                 with clock.stage(f"reading {_NAMES[role]}", 0.3 + 0.08 * i):
                     volume = study.volume(role)
                     assert volume is not None
                     grid = grids[role]
-                    seen, valid = self._stem(net, autocast, role, volume, grid)
+                    known = zoomed if role == "t2w" else None
+                    seen, valid = known or self._stem(net, autocast, role, volume, grid)
                     features[role] = seen
                     with autocast:
                         read = net.for_concepts(role, seen).float()
@@ -466,8 +468,14 @@ class Explainer:
         with autocast:
             return net.stems[role](x.to(self.place.device)), valid
 
-    def _zoom(self, net: RationaleNet, autocast: Any, t2w: Volume, grid: Geometry) -> Geometry:
-        """The T2W's grid, moved and zoomed until the gland has its typical place and size in it; reads T2W only."""
+    def _zoom(
+        self, net: RationaleNet, autocast: Any, t2w: Volume, grid: Geometry
+    ) -> tuple[Geometry, tuple[Tensor, NDArray[np.bool_]] | None]:
+        """The T2W's grid, moved and zoomed until the gland has its typical place and size in it; reads T2W only.
+
+        Returns:
+            The grid, and what :meth:`_stem` gives on it, where that had to be known anyway.
+        """
         import torch
 
         alone = torch.tensor([[1.0, 0.0, 0.0]], device=self.place.device)
@@ -478,14 +486,14 @@ class Explainer:
             gland = torch.softmax(zones[0].float(), 0)[1:].sum(0).cpu().numpy() > 0.5
             found = _largest(gland & valid)
             if found.sum() * grid.voxel_volume < SMALLEST_GLAND_MM3:
-                return grid
+                return grid, (seen, valid)
             center = grid.to_patient(_middle(found))
             zoomed = _zoomed(grid, center, _in_plane_size(found, grid))
             moved = float(np.linalg.norm(center - grid.center))
             if abs(zoomed.spacing[2] / grid.spacing[2] - 1) < 0.03 and moved < 3.0:
-                return grid
+                return grid, (seen, valid)
             grid = zoomed
-        return grid
+        return grid, None
 
     def _locate(self, net: RationaleNet, autocast: Any, study: Study, role: Role) -> tuple[Geometry, list[str]]:
         """The stem's grid around the gland, found in one sequence alone; around the middle when it is not found.

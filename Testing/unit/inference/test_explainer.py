@@ -306,7 +306,7 @@ def test_bfloat16_differs_little_from_float32(eager: Bundle, study: Study, monke
         return axial_geometry(volume.geometry).centered_on(CENTER, spec.shape, spec.spacing), []
 
     monkeypatch.setattr(Explainer, "_locate", fixed)
-    monkeypatch.setattr(Explainer, "_zoom", lambda self, net, autocast, t2w, grid: grid)
+    monkeypatch.setattr(Explainer, "_zoom", lambda self, net, autocast, t2w, grid: (grid, None))
     exact, half = (Explainer(eager, "cpu", precision).see(study) for precision in ("float32", "bfloat16"))
     assert (exact.place.precision, half.place.precision) == ("float32", "bfloat16")
     differences = [
