@@ -1,4 +1,4 @@
-"""The evaluation as one HTML page, a CSV and a JSON."""
+"""The evaluation as one HTML page, a CSV, a JSON and a Markdown table."""
 
 from __future__ import annotations
 
@@ -111,11 +111,51 @@ def figures(models: Mapping[str, Records], details: Mapping[str, Any]) -> list[d
     return out
 
 
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; what would end a cell is escaped."""
+    cells = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in row) + " |" for row in cells]
+
+
+def _markdown(
+    rows: Sequence[Row], models: Sequence[str], concepts: Sequence[Mapping[str, Any]],
+    controls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any],
+) -> str:  # fmt: skip
+    """The tables of the page as text, to be kept under version control."""
+    met = {True: "met", False: "**missed**", None: ""}
+    beside = [m for m in models if m != OURS]
+
+    def shown(row: Row, model: str) -> str:
+        cell = _cell(row, model)
+        if cell is None:
+            return ""
+        if model == OURS:
+            return f"{cell['value']} ({cell['interval']})"
+        return cell["value"] + (f"; ours minus it {cell['difference']}" if cell["difference"] else "")
+
+    table = [
+        [row.name, shown(row, OURS), "<br>".join(f"{m}: {c}" for m in beside if (c := shown(row, m))), row.bar,
+         met[row.met]]
+        for row in rows
+    ]  # fmt: skip
+    head = ["attribute", "drawn regions: n", "accuracy", "AUROC, macro", "ECE", "matched: n", "AUROC, macro"]
+    control = [[c["control"], c["figure"], _number(c["value"])] for c in controls]
+    return "\n".join([
+        "# Results on simulated studies", "",
+        "Research use only. Written by `medrationale evaluate` (docs/training.md).",
+        "Intervals: bootstrap over studies, 95 %; differences are paired.", "",
+        *_lines(["", ""], [[k, str(v)] for k, v in facts.items() if v != ""]), "",
+        "## Same data, same budget", "", *_lines(["figure", "ours", "beside it", "asked", ""], table), "",
+        "## By attribute", "", *_lines(head, [[str(v) for v in c.values()] for c in concepts]), "",
+        "## Controls", "", *_lines(["control", "figure", "value"], control), "",
+    ])  # fmt: skip
+
+
 def write(
     folder: Path, rows: Sequence[Row], models: Mapping[str, Records], details: Mapping[str, Any],
     controls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any],
 ) -> Path:  # fmt: skip
-    """Write ``evaluation.html``, ``results.csv`` and ``results.json``, each beside first; returns the page.
+    """Write the page, ``results.csv``, ``results.json`` and ``results.md``, each beside first; returns the page.
 
     Raises:
         OSError: the folder cannot be written.
@@ -152,7 +192,8 @@ def write(
         "details": dict(details), "controls": [dict(c) for c in controls],
     }  # fmt: skip
     for name, text in (("evaluation.html", page), ("results.csv", table.getvalue()),
-                       ("results.json", json.dumps(document, indent=1) + "\n")):  # fmt: skip
+                       ("results.json", json.dumps(document, indent=1) + "\n"),
+                       ("results.md", _markdown(rows, names, concepts, controls, facts))):  # fmt: skip
         beside = folder / f"{name}.part"
         beside.write_text(text, encoding="utf-8", newline="\n")
         os.replace(beside, folder / name)

@@ -155,6 +155,12 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
     assert "<made up>" not in text
     assert len(json.loads((tmp_path / "page" / "results.json").read_text(encoding="utf-8"))["table"]) == len(rows)
     assert (tmp_path / "page" / "results.csv").read_text(encoding="utf-8").startswith("measure,model,value")
+    markdown = (tmp_path / "page" / "results.md").read_text(encoding="utf-8")
+    assert markdown.startswith("# Results on simulated studies\n\nResearch use only.")
+    for row in rows:
+        assert sum(line.startswith(f"| {row.name} | ") for line in markdown.splitlines()) == 1
+    widths = [line.count(" | ") for line in markdown.splitlines() if line.startswith("| gland DSC")]
+    assert widths == [4]
     with pytest.raises(ValueError, match="measured on other studies"):
         summary.table({summary.OURS: models[summary.OURS], summary.TWIN: models[summary.TWIN][1:]}, net.spec)
 
