@@ -34,7 +34,13 @@ def tiny_bundle(folder: Path, *, seed: int = 1, thresholds: dict[str, float] | N
     from MedRationaleLogic.pirads import lexicon
 
     spec = spec_from_lexicon(
-        t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4
+        t2w_filters=(8, 8, 8),
+        diffusion_filters=(8, 8, 8),
+        coarse_filters=(8, 8, 8),
+        features=8,
+        embedding=8,
+        trunk=4,
+        tower=6,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

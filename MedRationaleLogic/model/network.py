@@ -69,7 +69,7 @@ class NetworkSpec:
         smoothed: concepts read smoothed features (:func:`smooth`). A network must be read as it was trained: one that
             was trained without (a manifest that does not say so) loses calibration and kappa by it (docs/training.md);
             of such a network only the finished maps are smoothed.
-        tower: channels of the concepts' own convolutions over T2W's features, half as many over the others'
+        tower: channels of the concepts' own encoder-decoder over T2W's features, two thirds over the others'
             (:class:`Tower`), and whether there is conspicuity and an outline's say in readings (:class:`Placed`). 0 (a
             manifest that does not say so): concepts read the stem's features as they are, and evidence is the cosine's
             alone.
@@ -85,7 +85,7 @@ class NetworkSpec:
     paraphrases: int = 10
     residual_limit: float = 1.0
     smoothed: bool = True
-    tower: int = 32
+    tower: int = 24
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -165,10 +165,11 @@ def smooth(x: Tensor, folded: bool) -> Tensor:
 
 
 class Tower(nn.Module):
-    """The concepts' own convolutions over a stem's features; the masks do not pass here.
+    """The concepts' own small encoder-decoder over a stem's features; the masks do not pass here.
 
-    What tells a wedge from a focus need not be what outlines either. The tower adds to the features and starts by
-    adding nothing, so that a network trained without one can be given one.
+    What tells a wedge from a focus need not be what outlines either, and whether tissue is dark is a matter of what
+    lies around it, centimetres away. The tower adds to the features and starts by adding nothing, so that a network
+    trained without one can be given one.
     """
 
     def __init__(self, features: int, width: int, folded: bool) -> None:
@@ -176,12 +177,9 @@ class Tower(nn.Module):
         self.folded = folded
         c = (4 if folded else 1) * features
         self.enter = nn.Conv3d(c, width, 1)
-        self.mix = nn.Sequential(
-            nn.Conv3d(width, width, 3, padding=1, bias=False), nn.InstanceNorm3d(width, affine=True),
-            nn.LeakyReLU(0.01),
-            nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1), bias=False), nn.InstanceNorm3d(width, affine=True),
-            nn.LeakyReLU(0.01),
-        )  # fmt: skip
+        # in plane but for the widest view: the stem has seen the neighbouring slices
+        self.body = UNet(width, width, (width, width * 4 // 3, width * 2), [(1, 3, 3), (1, 3, 3), (3, 3, 3)],
+                         [(1, 1, 1), (1, 2, 2), (1, 2, 2)])  # fmt: skip
         self.leave = nn.Conv3d(width, c, 1)
         nn.init.zeros_(self.leave.weight)
         if self.leave.bias is not None:
@@ -190,7 +188,7 @@ class Tower(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(n, c, z, y, x) to the same."""
         x = self.enter(fold(features) if self.folded else features)
-        x = self.leave(x + self.mix(x))
+        x = self.leave(F.leaky_relu(x + self.body(x), 0.01))
         return features + (unfold(x) if self.folded else x)
 
 
@@ -229,13 +227,17 @@ class Stem(nn.Module):
         self.body = _unet(times, times * spec.features, filters, flat=1, planar=2)
         self.embed = nn.Conv3d(spec.features, len(EXTENTS) * spec.embedding, 1)
         self.attention = nn.Conv3d(spec.features, len(EXTENTS), 1)
-        # a diffusion stem's grid has more voxels than T2W's folded one
-        width = spec.tower if folded else spec.tower // 2
-        self.tower = Tower(spec.features, width, folded) if spec.tower else None
-        self.conspicuity = nn.Conv3d(spec.features, len(EXTENTS), 1) if spec.tower else None
-        if self.conspicuity is not None and self.conspicuity.bias is not None:
-            nn.init.constant_(self.conspicuity.bias, -2.0)  # most of a gland shows nothing
-        self.placed = Placed(spec) if spec.tower else None
+        self.tower: Tower | None = None
+        self.conspicuity: nn.Conv3d | None = None
+        self.placed: Placed | None = None
+        if spec.tower:
+            with torch.random.fork_rng(devices=[]):  # a seed gives the same masks with a tower and without
+                # a diffusion stem's grid has more voxels than T2W's folded one
+                self.tower = Tower(spec.features, spec.tower if folded else spec.tower * 2 // 3, folded)
+                self.conspicuity = nn.Conv3d(spec.features, len(EXTENTS), 1)
+                self.placed = Placed(spec)
+            if self.conspicuity.bias is not None:
+                nn.init.constant_(self.conspicuity.bias, -2.0)  # most of a gland shows nothing
 
     def forward(self, image: Tensor) -> Tensor:
         """(n, 1, z, y, x) to features (n, c, z, y, x)."""

@@ -86,7 +86,13 @@ def test_a_mask_keeps_its_place_on_the_diffusion_grid() -> None:
 
 def tiny_network() -> RationaleNet:
     spec = spec_from_lexicon(
-        t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4
+        t2w_filters=(8, 8, 8),
+        diffusion_filters=(8, 8, 8),
+        coarse_filters=(8, 8, 8),
+        features=8,
+        embedding=8,
+        trunk=4,
+        tower=6,
     )
     torch.manual_seed(0)
     made = RationaleNet(spec).eval()

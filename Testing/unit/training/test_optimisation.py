@@ -35,7 +35,13 @@ def _coarse() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def spec() -> NetworkSpec:
     return spec_from_lexicon(
-        t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4
+        t2w_filters=(8, 8, 8),
+        diffusion_filters=(8, 8, 8),
+        coarse_filters=(8, 8, 8),
+        features=8,
+        embedding=8,
+        trunk=4,
+        tower=6,
     )
 
 

@@ -59,7 +59,13 @@ class _Items(Dataset[Item]):
 @pytest.fixture(scope="module")
 def spec() -> NetworkSpec:
     return spec_from_lexicon(
-        t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4
+        t2w_filters=(8, 8, 8),
+        diffusion_filters=(8, 8, 8),
+        coarse_filters=(8, 8, 8),
+        features=8,
+        embedding=8,
+        trunk=4,
+        tower=6,
     )
 
 
