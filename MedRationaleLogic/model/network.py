@@ -338,7 +338,7 @@ class Suspicion:
     Attributes:
         logit: sum of bias, terms and residual.
         terms: (name, contribution >= 0) of the readings.
-        residual: the trunk's bounded contribution, of either sign.
+        residual: the trunk's bounded contribution; >= 0 in a network with towers, else of either sign.
         residual_share: |residual| over (sum of terms + |residual|).
     """
 
@@ -536,7 +536,8 @@ class RationaleNet(nn.Module):
                 mass = p[[index[attribute].index(v) for v in accepted]].sum()
                 terms.append((name, weights[k] * mass))
         state = sum(2**i for i, present in enumerate(presence) if present)
-        bounded = self.spec.residual_limit * torch.tanh(residual)
+        # beside a tower the residual only ever adds: what the masks do not know takes nothing off what was read
+        bounded = self.spec.residual_limit * torch.tanh(F.relu(residual) if self.spec.tower else residual)
         total = torch.stack([t for _, t in terms]).sum() if terms else residual.new_zeros(())
         logit = self.suspicion_bias[z, state] + total + bounded
         return Suspicion(logit, tuple(terms), bounded, bounded.abs() / (total + bounded.abs() + 1e-9))

@@ -150,7 +150,11 @@ def _candidates(
         if not candidate.kept:
             continue
         mask = torch.from_numpy(candidate.mask).to(gland.device)
-        overlap = {row: _iou(mask, m["t2w"]) for row, m in known.masks.items() if "t2w" in m and row < MAX_REGIONS}
+        overlap = {
+            row: intersection_over_union(mask, m["t2w"])
+            for row, m in known.masks.items()
+            if "t2w" in m and row < MAX_REGIONS
+        }
         best = max(overlap, key=overlap.__getitem__, default=None)
         if best is not None and overlap[best] >= SAME:
             own.setdefault(best, mask)
@@ -159,7 +163,8 @@ def _candidates(
     return own, of_nothing
 
 
-def _iou(first: Tensor, second: Tensor) -> float:
+def intersection_over_union(first: Tensor, second: Tensor) -> float:
+    """Of two boolean masks; 0 when both are empty."""
     return int((first & second).sum()) / max(1, int((first | second).sum()))
 
 

@@ -19,15 +19,17 @@ from torch.utils.data import Dataset
 from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import bundle, pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
-from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
+from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, spec_from_lexicon
 from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
+from MedRationaleLogic.training import suspicion
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet
 from MedRationaleLogic.training.module import RationaleTask, dice
 from MedRationaleLogic.training.run import HELD_OUT
 
 VALIDATION_SEED = 9001
+RANKING_SEED = 9002
 LICENCE = (
     "CC BY-NC 4.0: trained on label maps and images of PI-CAI (CC BY-NC 4.0), PROSTATEx and PROSTATE-DIAGNOSIS "
     "(CC BY 3.0). Non-commercial research only."
@@ -234,9 +236,23 @@ def _youden(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], low: f
 
 
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
-         training: dict[str, Any]) -> bundle.Bundle:  # fmt: skip
-    """Calibrate, choose thresholds, write the bundle."""
+         training: dict[str, Any], ranking: Dataset[Item] | None = None) -> bundle.Bundle:  # fmt: skip
+    """Calibrate, fit the suspicion, choose thresholds, write the bundle.
+
+    Args:
+        checkpoint: of a training run.
+        bank: validation maps, for temperatures and thresholds.
+        folder: of the bundle.
+        name, version: of the bundle.
+        studies: how many validation studies.
+        training: facts for the manifest.
+        ranking: studies of the training maps that the suspicion is fitted to; None leaves it as it was trained.
+    """
     net = load_network(checkpoint)
+    if ranking is not None:
+        few = SimulatedSet(bank, net.spec, VALIDATION_SEED, (studies + 1) // 2)
+        calibration = summarise(net, validate(net, few))[0]
+        training = training | {"suspicion": suspicion.fit(net, suspicion.collect(net, ranking, calibration))}
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
     calibration, thresholds, figures = summarise(net, seen)
     manifest = bundle.Manifest(
@@ -255,14 +271,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder of the new bundle, <name>-<version>")
     parser.add_argument("--studies", type=int, default=80)
+    parser.add_argument(
+        "--ranking", type=int, default=250, help="studies to fit the suspicion to; 0: as it was trained"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     name, _, version = args.output.name.rpartition("-")
     facts = json.loads(args.training.read_text(encoding="utf-8")) if args.training else {}
-    bank = split_bank(LabelBank.load(args.bank).without(HELD_OUT))[1]
-    made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts)
+    for_training, bank, _ = split_bank(LabelBank.load(args.bank).without(HELD_OUT))
+    ranking = SimulatedSet(for_training, spec_from_lexicon(), RANKING_SEED, args.ranking) if args.ranking else None
+    made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts,
+                ranking=ranking)  # fmt: skip
     print(json.dumps(made.manifest.results, indent=1))
 
 
