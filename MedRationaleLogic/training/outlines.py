@@ -8,7 +8,7 @@ it outlines nothing that was drawn, that is read as the normal tissue it is. Wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,7 +89,7 @@ def varied(study: Mapping[str, Tensor], probability: Tensor, spec: NetworkSpec) 
     for row, by_sequence in masks.items():
         chance = float(torch.rand(()))
         if row in own and chance < BY_CANDIDATE:
-            by_sequence.update(_everywhere(study, own[row], by_sequence))
+            by_sequence.update(everywhere(study, own[row], by_sequence))
         elif BY_CANDIDATE <= chance < BY_CANDIDATE + BY_ANOTHER_HAND:
             for sequence, mask in by_sequence.items():
                 by_sequence[sequence] = redrawn(mask, STEM_GRIDS[sequence].spacing)
@@ -100,7 +100,7 @@ def varied(study: Mapping[str, Tensor], probability: Tensor, spec: NetworkSpec) 
         mask = of_nothing.pop(int(torch.randint(len(of_nothing), ())))
         inside = study["zones"][mask]
         name = "PZ" if int((inside == 1).sum()) >= int((inside == 2).sum()) else "TZ"
-        masks[row] = _everywhere(study, mask, there)
+        masks[row] = everywhere(study, mask, there)
         labels[row] = -1
         write_labels(labels[row], NORMAL[name], spec)
         category[row], zone[row] = 1, 0 if name == "PZ" else 1
@@ -168,9 +168,7 @@ def intersection_over_union(first: Tensor, second: Tensor) -> float:
     return int((first & second).sum()) / max(1, int((first | second).sum()))
 
 
-def _everywhere(
-    study: Mapping[str, Tensor], mask: Tensor, sequences: Mapping[str, Tensor] | list[str]
-) -> dict[str, Tensor]:
+def everywhere(study: Mapping[str, Tensor], mask: Tensor, sequences: Iterable[str]) -> dict[str, Tensor]:
     """A mask on the fine grid, on each sequence's own; where less than 4 voxels are left, not at all."""
     out = {}
     for sequence in sequences:

@@ -23,7 +23,7 @@ from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, spec_from
 from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
-from MedRationaleLogic.training import suspicion
+from MedRationaleLogic.training import readings, suspicion
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet
 from MedRationaleLogic.training.module import RationaleTask, dice
 from MedRationaleLogic.training.run import HELD_OUT
@@ -235,9 +235,27 @@ def _youden(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], low: f
     return float(round(grid[int(np.argmax(gain))], 3))
 
 
+def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, Any]:
+    """Fit readings and suspicion to regions as they are met, in place; facts for the manifest."""
+    facts: dict[str, Any] = {}
+    if net.spec.tower:
+        facts["readings"] = readings.fit(net, samples)
+    calibration = {}
+    values = net.value_embeddings()
+    with torch.inference_mode():
+        # for the fit's own purpose; the bundle's temperatures are measured on validation studies
+        read = [(s.labels, readings.read(net, s, values)) for s in samples]
+    for i, a in enumerate(net.spec.attributes):
+        pairs = [(x[a.id], y[i]) for y, x in read if a.id in x and int(y[i]) >= 0]
+        if pairs:
+            calibration[a.id] = temperature(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]))
+    facts["suspicion"] = suspicion.fit(net, readings.judge(net, samples, calibration))
+    return facts
+
+
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
          training: dict[str, Any], ranking: Dataset[Item] | None = None) -> bundle.Bundle:  # fmt: skip
-    """Calibrate, fit the suspicion, choose thresholds, write the bundle.
+    """Fit readings and suspicion, calibrate, choose thresholds, write the bundle.
 
     Args:
         checkpoint: of a training run.
@@ -246,13 +264,12 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         name, version: of the bundle.
         studies: how many validation studies.
         training: facts for the manifest.
-        ranking: studies of the training maps that the suspicion is fitted to; None leaves it as it was trained.
+        ranking: studies of the training maps that readings and suspicion are fitted to; None leaves both as trained.
     """
     net = load_network(checkpoint)
     if ranking is not None:
-        few = SimulatedSet(bank, net.spec, VALIDATION_SEED, (studies + 1) // 2)
-        calibration = summarise(net, validate(net, few))[0]
-        training = training | {"suspicion": suspicion.fit(net, suspicion.collect(net, ranking, calibration))}
+        samples = list(readings.collect(net, ranking, range(len(ranking))))  # type: ignore[arg-type]
+        training = training | finish(net, samples)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
     calibration, thresholds, figures = summarise(net, seen)
     manifest = bundle.Manifest(
@@ -272,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the new bundle, <name>-<version>")
     parser.add_argument("--studies", type=int, default=80)
     parser.add_argument(
-        "--ranking", type=int, default=250, help="studies to fit the suspicion to; 0: as it was trained"
+        "--ranking", type=int, default=200, help="studies to fit readings and suspicion to; 0: as trained"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")

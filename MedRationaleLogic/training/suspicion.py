@@ -16,22 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from MedRationaleLogic.inference import lesions
-from MedRationaleLogic.model import pooling
-from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
+from MedRationaleLogic.model.grids import SEQUENCES
 from MedRationaleLogic.model.network import SUSPICION_TERMS, RationaleNet
-from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
-from MedRationaleLogic.training.outlines import SAME, intersection_over_union
 
-#: Candidates from here on are ranked.
-MIN_PEAK: Final = 0.05
-MIN_VOLUME_ML: Final = 0.05
 #: The residual's median share of a positive's suspicion stays under this. What is asked is .20 over all regions, of
 #: which most are no positives and have next to none.
 SHARE: Final = 0.18
@@ -59,80 +50,6 @@ class Judged:
     lesion: float
     positive: bool
     drawn: bool
-
-
-@torch.inference_mode()
-def collect(net: RationaleNet, data: Dataset[Item], calibration: Mapping[str, float], seed: int = 0) -> list[Judged]:
-    """The candidates and drawn regions of simulated studies: each study whole, and once with some sequences only.
-
-    Args:
-        net: in evaluation mode.
-        data: simulated studies with all sequences.
-        calibration: attribute id -> temperature.
-        seed: of the choice of sequences.
-
-    A candidate that lies mostly where the truth is open (category 3, cut slices) is left out, as are drawn regions of
-    category 3.
-    """
-    g = torch.Generator().manual_seed(seed)
-    values = net.value_embeddings()
-    whole = 2 ** len(SEQUENCES) - 1
-    out: list[Judged] = []
-    for n in range(len(data)):  # type: ignore[arg-type]
-        item = data[n]
-        with torch.autocast("cpu", torch.bfloat16):
-            features = {s: net.stems[s](item[s][None]) for s in SEQUENCES}
-            concepts = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
-        for state in (whole, int(torch.randint(1, whole, (), generator=g))):
-            there = [s for i, s in enumerate(SEQUENCES) if state >> i & 1]
-            out += _of_study(net, item, state, {s: features[s] for s in there}, {s: concepts[s] for s in there},
-                             values, calibration)  # fmt: skip
-    return out
-
-
-def _of_study(
-    net: RationaleNet, item: Item, state: int, features: Mapping[str, Tensor], concepts: Mapping[str, Tensor],
-    values: Tensor, calibration: Mapping[str, float],
-) -> list[Judged]:  # fmt: skip
-    presence = torch.tensor([[float(s in features) for s in SEQUENCES]])
-    thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
-    with torch.autocast("cpu", torch.bfloat16):
-        zone_logits, lesion_logits, _ = net.trunk(features, thetas, presence)
-    zones, logits = zone_logits[0].argmax(0), lesion_logits[0, 0].float()
-
-    def judged(masks: Mapping[str, Tensor], mask: Tensor, zone: int, positive: bool, drawn: bool) -> Judged | None:
-        readings: dict[str, Tensor] = {}
-        for s, x in concepts.items():
-            if s in masks and int(masks[s].sum()) >= 4:
-                region = pooling.region(masks[s], STEM_GRIDS[s].spacing)
-                read = net.read(s, net.embed(s, x[:, region.index]), region, values)
-                readings |= {a: torch.softmax(v / calibration.get(a, 1.0), 0) for a, v in read.items()}
-        if not readings:
-            return None
-        return Judged(zone, state, readings, float(logits[mask].mean()), positive, drawn)
-
-    made: list[Judged | None] = []
-    truth, open_ = item["lesion"] == 1, item["lesion"] == IGNORE
-    drawn_masks = {row: item["regions_t2w"] == row + 1 for row in range(ROWS) if int(item["category"][row])}
-    positives = [m for row, m in drawn_masks.items() if int(item["category"][row]) >= 4 and bool(m.any())]
-    found = lesions.extract(torch.sigmoid(logits).numpy(), (zones > 0).numpy(), float(np.prod(FINE.spacing)),
-                            min_peak=MIN_PEAK, min_volume_ml=MIN_VOLUME_ML)  # fmt: skip
-    for candidate in found:
-        mask = torch.from_numpy(candidate.mask)
-        if not candidate.kept or float((open_ & mask).sum()) >= 0.5 * float(mask.sum()):
-            continue
-        inside = zones[mask]
-        zone = 0 if int((inside == 1).sum()) >= int((inside == 2).sum()) else 1
-        hit = bool((truth & mask).any()) and any(intersection_over_union(mask, m) >= SAME for m in positives)
-        masks = {s: mask if s == "t2w" else to_stem(mask, item[f"theta_{s}"], STEM_GRIDS[s].shape) for s in concepts}
-        made.append(judged(masks, mask, zone, hit, False))
-    for row, mask in drawn_masks.items():
-        category = int(item["category"][row])
-        if category == 3 or not bool(mask.any()):
-            continue
-        masks = {s: item[f"regions_{s}"] == row + 1 for s in concepts}
-        made.append(judged(masks, mask, int(item["zone"][row]), category >= 4, True))
-    return [m for m in made if m is not None]
 
 
 def _masses(net: RationaleNet, regions: Sequence[Judged]) -> Tensor:

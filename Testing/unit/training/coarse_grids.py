@@ -18,7 +18,7 @@ import pytest
 TAKERS = (
     "evaluation.cohort", "inference.explainer", "model.grids", "model.network", "simulation.files", "simulation.study",
     "training.baseline", "training.data", "training.figures", "training.items", "training.module", "training.outlines",
-    "training.run", "training.ship", "training.suspicion",
+    "training.run", "training.readings", "training.ship",
 )  # fmt: skip
 NAMES = ("FINE", "DIFFUSION", "COARSE")
 

@@ -10,12 +10,9 @@ import torch
 
 from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
-from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training import suspicion
-from MedRationaleLogic.training.data import SimulatedSet
 from MedRationaleLogic.training.ship import area_under_roc
 from MedRationaleLogic.training.suspicion import Judged
-from Testing.unit.training import coarse_grids
 
 
 def network() -> RationaleNet:
@@ -104,21 +101,3 @@ def test_one_kind_of_region_is_refused(net: RationaleNet) -> None:
         suspicion.fit(net, regions)
     with pytest.raises(ValueError, match="of both kinds"):
         suspicion.fit(net, [])
-
-
-def test_regions_of_a_study_are_collected_whole_and_with_some_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse_grids.exchange(monkeypatch)
-    net = network()
-    data = SimulatedSet(sample_bank(), net.spec, 3, 3)
-    regions = suspicion.collect(net, data, {})
-    drawn = [r for r in regions if r.drawn]
-    known = [int(data[k]["category"][row]) for k in range(3) for row in range(len(data[k]["category"]))]
-    counted = [c for c in known if c not in (0, 3)]
-    whole = [r for r in drawn if r.state == 7]
-    assert 0 < len(whole) <= len(counted)
-    assert sum(r.positive for r in whole) <= sum(c >= 4 for c in counted)
-    assert {r.state for r in regions} > {7}
-    for r in regions:
-        there = {s for i, s in enumerate(("t2", "adc", "hbv")) if r.state >> i & 1}
-        assert {a.split(".")[0] for a in r.readings} <= there
-        assert all(float(p.sum()) == pytest.approx(1.0, abs=1e-4) for p in r.readings.values())

@@ -1,0 +1,229 @@
+"""The last stage: what reads a region, fitted to many regions as they are met.
+
+A training step sees some eight regions and spends nearly all of its time on images. Here the images of some hundred
+simulated studies of the training maps are read once, the features of their regions kept, and only what nothing but
+readings use is trained on them, many times over: attention and an outline's say (``Stem.attention``, ``Stem.placed``).
+Masks and evidence maps stay as they are, to the bit. The same regions then serve the suspicion
+(:mod:`MedRationaleLogic.training.suspicion`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from MedRationaleLogic.inference import lesions
+from MedRationaleLogic.model import pooling
+from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
+from MedRationaleLogic.model.network import RationaleNet
+from MedRationaleLogic.simulation.study import MAX_REGIONS
+from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, write_labels
+from MedRationaleLogic.training.losses import attribute_loss
+from MedRationaleLogic.training.outlines import NOTHING, SAME, drawn, everywhere, intersection_over_union, redrawn
+from MedRationaleLogic.training.suspicion import Judged
+
+#: Candidates from here on are ranked.
+MIN_PEAK: Final = 0.05
+MIN_VOLUME_ML: Final = 0.05
+#: All three sequences there.
+WHOLE: Final = 2 ** len(SEQUENCES) - 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A region that is met, with what it takes to read it.
+
+    Attributes:
+        study: number of its study.
+        looks: sequence -> features float16 (c, k) of the region's voxels, and the region on that stem's grid.
+        labels: int64 (attributes,), -1 unknown.
+        zone: 0 PZ, 1 TZ.
+        lesions: state (which sequences were there, as in :meth:`RationaleNet.suspicion`) -> mean lesion logit of the
+            trunk over the region.
+        positive: category 4 or 5, or a candidate that hits such a region; None where that is open (category 3).
+        outline: "drawn", "another hand" or "candidate".
+    """
+
+    study: int
+    looks: Mapping[str, tuple[Tensor, pooling.Region]]
+    labels: Tensor
+    zone: int
+    lesions: Mapping[int, float]
+    positive: bool | None
+    outline: str
+
+
+@torch.no_grad()
+def collect(net: RationaleNet, data: Dataset[Item], numbers: Sequence[int]) -> Iterator[Sample]:
+    """The regions of simulated studies: drawn, by another hand, and the network's candidates.
+
+    Candidates are those of the whole study and those of one with some sequences only, each with the lesion logit of
+    just these. One that hits no region is labelled as the normal tissue that it is; one that lies mostly where the
+    truth is open (cut slices) is left out.
+
+    Args:
+        net: in evaluation mode.
+        data: simulated studies with all sequences.
+        numbers: which of them; the draws of a study depend on its number alone.
+    """
+    for number in numbers:
+        item = data[number]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            yield from _of_study(net, item, number)
+
+
+def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:
+    some = int(torch.randint(1, WHOLE, ()))
+    logits: dict[int, Tensor] = {}
+    zones: dict[int, Tensor] = {}
+    thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
+    with torch.autocast("cpu", torch.bfloat16):
+        features = {s: net.stems[s](item[s][None]) for s in SEQUENCES}
+        for state in (WHOLE, some):
+            there = {s: features[s] for i, s in enumerate(SEQUENCES) if state >> i & 1}
+            presence = torch.tensor([[float(s in there) for s in SEQUENCES]])
+            by_zone, by_lesion, _ = net.trunk(there, thetas, presence)
+            zones[state], logits[state] = by_zone[0].argmax(0), by_lesion[0, 0].float()
+        flat = {s: net.for_concepts(s, f)[0].flatten(1).half() for s, f in features.items()}
+
+    def sample(masks: Mapping[str, Tensor], labels: Tensor, zone: int, states: Sequence[int], positive: bool | None,
+               outline: str) -> Sample:  # fmt: skip
+        looks = {}
+        for s, mask in masks.items():
+            region = pooling.region(mask, STEM_GRIDS[s].spacing)
+            looks[s] = (flat[s][:, region.index].clone(), region)
+        where = masks.get("t2w")
+        means = {k: float(logits[k][where].mean()) for k in states} if where is not None else {}
+        return Sample(number, looks, labels, zone, means, positive, outline)
+
+    known = drawn(item)
+    for row, masks in known.masks.items():
+        category = int(known.category[row])
+        positive = None if category == 3 else category >= 4
+        zone = int(known.zone[row])
+        yield sample(masks, known.labels[row], zone, (WHOLE, some), positive, "drawn")
+        other = {s: redrawn(m, STEM_GRIDS[s].spacing) for s, m in masks.items()}
+        yield sample(other, known.labels[row], zone, (WHOLE, some), positive, "another hand")
+    regions = {row: m["t2w"] for row, m in known.masks.items() if "t2w" in m and row < MAX_REGIONS}
+    open_ = item["zones"] == IGNORE
+    for state in (WHOLE, some):
+        probability, gland = torch.sigmoid(logits[state]).numpy(), (zones[state] > 0).numpy()
+        found = lesions.extract(probability, gland, float(np.prod(FINE.spacing)), min_peak=MIN_PEAK,
+                                min_volume_ml=MIN_VOLUME_ML)  # fmt: skip
+        for candidate in found:
+            mask = torch.from_numpy(candidate.mask)
+            if not candidate.kept or float((open_ & mask).sum()) >= 0.5 * float(mask.sum()):
+                continue
+            overlap = {row: intersection_over_union(mask, m) for row, m in regions.items()}
+            row = max(overlap, key=overlap.__getitem__, default=-1)
+            inside = zones[state][mask]
+            zone = 0 if int((inside == 1).sum()) >= int((inside == 2).sum()) else 1
+            if row >= 0 and overlap[row] >= SAME:
+                category = int(known.category[row])
+                labels, positive = known.labels[row], None if category == 3 else category >= 4
+            else:
+                labels, positive = torch.full_like(known.labels[0], -1), False
+                touched = sum(int((mask & m).sum()) for m in regions.values())
+                if touched < NOTHING * int(mask.sum()):  # else nobody can say what it shows
+                    write_labels(labels, NORMAL["PZ" if zone == 0 else "TZ"], net.spec)
+            yield sample(everywhere(item, mask, SEQUENCES), labels, zone, (state,), positive, "candidate")
+
+
+def read(net: RationaleNet, sample: Sample, values: Tensor) -> dict[str, Tensor]:
+    """A sample's logits by attribute, before calibration."""
+    out: dict[str, Tensor] = {}
+    for s, (features, region) in sample.looks.items():
+        out |= net.read(s, net.embed(s, features.float()), region, values)
+    return out
+
+
+@torch.inference_mode()
+def judge(net: RationaleNet, samples: Sequence[Sample], calibration: Mapping[str, float]) -> list[Judged]:
+    """The samples as the suspicion's fit takes them, once for each state; those of category 3 are left out."""
+    values = net.value_embeddings()
+    sequence = {a.id: SEQUENCES.index(a.sequence) for a in net.spec.attributes}
+    out = []
+    for sample in samples:
+        if sample.positive is None or sample.outline == "another hand":
+            continue
+        p = {a: torch.softmax(x / calibration.get(a, 1.0), 0) for a, x in read(net, sample, values).items()}
+        for state, lesion in sample.lesions.items():
+            mine = {a: v for a, v in p.items() if state >> sequence[a] & 1}
+            if mine:
+                out.append(Judged(sample.zone, state, mine, lesion, sample.positive, sample.outline == "drawn"))
+    return out
+
+
+def fit(
+    net: RationaleNet, samples: Sequence[Sample], *, epochs: int = 8, batch: int = 16, lr: float = 2e-3, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Train attention and an outline's say on the samples, in place; the best epoch stays.
+
+    A fifth of the studies is held out: the epoch is chosen by the loss on them.
+
+    Returns:
+        Facts for the record: samples, and the held-out loss of the start and of each epoch.
+
+    Raises:
+        ValueError: too few studies to hold any out, or a network without towers.
+    """
+    studies = sorted({s.study for s in samples})
+    held = set(studies[:: max(2, min(5, len(studies)))])
+    training = [s for s in samples if s.study not in held and bool((s.labels >= 0).any())]
+    testing = [s for s in samples if s.study in held and bool((s.labels >= 0).any())]
+    stems = [net.stem(s) for s in SEQUENCES]
+    parts = [p for stem in stems if stem.placed is not None for p in (*stem.placed.parameters(),
+             *stem.attention.parameters())]  # fmt: skip
+    if not training or not testing or not parts:
+        raise ValueError(f"readings need towers and labelled regions of some studies; {len(studies)} studies found")
+    wanted = {id(p): p.requires_grad for p in parts}
+    for p in parts:
+        p.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parts, lr=lr, weight_decay=1e-3)
+    g = torch.Generator().manual_seed(seed)
+    values = net.value_embeddings().detach()
+    total = epochs * math.ceil(len(training) / batch)
+    step = 0
+    best, losses = [p.detach().clone() for p in parts], [_held_out(net, testing, values)]
+    for _ in range(epochs):
+        order = torch.randperm(len(training), generator=g).tolist()
+        for start in range(0, len(order), batch):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
+            mine = [_loss(net, training[k], values) for k in order[start : start + batch]]
+            optimizer.zero_grad()
+            torch.stack(mine).mean().backward()
+            optimizer.step()
+            step += 1
+        losses.append(_held_out(net, testing, values))
+        if losses[-1] == min(losses):
+            best = [p.detach().clone() for p in parts]
+    with torch.no_grad():
+        for p, kept in zip(parts, best, strict=True):
+            p.copy_(kept)
+    for p in parts:
+        p.requires_grad_(wanted[id(p)])
+    return {
+        "studies": len(studies), "samples": len(training), "held_out": len(testing),
+        "loss_by_epoch": [round(x, 4) for x in losses],
+    }  # fmt: skip
+
+
+def _loss(net: RationaleNet, sample: Sample, values: Tensor) -> Tensor:
+    logits = read(net, sample, values)
+    known = {a.id: sample.labels[i] for i, a in enumerate(net.spec.attributes) if int(sample.labels[i]) >= 0}
+    terms = [attribute_loss(logits[a], label) for a, label in known.items() if a in logits]
+    return torch.stack(terms).mean() if terms else values.new_zeros((), requires_grad=True)
+
+
+@torch.inference_mode()
+def _held_out(net: RationaleNet, samples: Sequence[Sample], values: Tensor) -> float:
+    return float(torch.stack([_loss(net, s, values) for s in samples]).mean())

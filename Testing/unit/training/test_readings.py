@@ -1,0 +1,147 @@
+"""The last stage: what reads a region, fitted to many regions as they are met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
+from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.training import readings, ship
+from MedRationaleLogic.training.data import NORMAL, SimulatedSet
+from MedRationaleLogic.training.readings import Sample
+from Testing.unit.training import coarse_grids
+
+STUDIES = 4
+
+
+def network() -> RationaleNet:
+    torch.manual_seed(0)
+    made = RationaleNet(
+        spec_from_lexicon(
+            t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8,
+            trunk=4, tower=6,
+        )
+    ).eval()  # fmt: skip
+    made.phrases.copy_(load_cached())
+    return made.requires_grad_(False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        coarse_grids.exchange(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data() -> SimulatedSet:
+    return SimulatedSet(sample_bank(), network().spec, 3, STUDIES)
+
+
+@pytest.fixture(scope="module")
+def samples(data: SimulatedSet) -> list[Sample]:
+    net = network()
+    # a lesion map that shows something: an untrained one is flat
+    torch.nn.init.normal_(net.trunk.lesion.weight, std=2.0)
+    return list(readings.collect(net, data, range(STUDIES)))
+
+
+def test_regions_are_met_as_drawn_by_another_hand_and_as_candidates(data: SimulatedSet, samples: list[Sample]) -> None:
+    kinds = {s.outline for s in samples}
+    assert {"drawn", "another hand"} <= kinds
+    drawn = [s for s in samples if s.outline == "drawn"]
+    other = [s for s in samples if s.outline == "another hand"]
+    assert len(drawn) == len(other)
+    for a, b in zip(drawn, other, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        assert a.positive == b.positive
+    for s in samples:
+        for features, region in s.looks.values():
+            assert features.shape == (8, len(region.index))
+            assert features.dtype == torch.float16
+        assert set(s.lesions) <= set(range(1, 8))
+        if s.outline == "candidate":
+            assert len(s.lesions) == 1
+        else:
+            assert readings.WHOLE in s.lesions or "t2w" not in s.looks
+    categories = [int(c) for k in range(STUDIES) for c in data[k]["category"] if int(c)]
+    assert sum(s.positive is True for s in drawn) <= sum(c >= 4 for c in categories)
+    assert sum(s.positive is None for s in drawn) <= sum(c == 3 for c in categories)
+
+
+def test_a_candidate_of_nothing_is_labelled_as_normal_tissue_or_not_at_all(samples: list[Sample]) -> None:
+    spec = network().spec
+    nothing = [s for s in samples if s.outline == "candidate" and s.positive is False]
+    normal = {tuple(sorted(v.items())) for v in NORMAL.values()}
+    told = 0
+    for s in nothing:
+        said = {a.id: a.values[int(s.labels[i])] for i, a in enumerate(spec.attributes) if s.labels[i] >= 0}
+        if said and len(said) < len(spec.attributes):
+            assert tuple(sorted(said.items())) in normal
+            told += 1
+    assert told or not nothing
+
+
+def test_the_same_study_gives_the_same_samples(data: SimulatedSet, samples: list[Sample]) -> None:
+    net = network()
+    torch.nn.init.normal_(net.trunk.lesion.weight, std=2.0)
+    again = list(readings.collect(net, data, [2]))
+    mine = [s for s in samples if s.study == 2]
+    assert [s.outline for s in again] == [s.outline for s in mine]
+    for a, b in zip(again, mine, strict=True):
+        assert a.looks.keys() == b.looks.keys()
+        if a.outline != "candidate":  # the lesion map's weights were drawn anew
+            assert all(torch.equal(a.looks[s][1].index, b.looks[s][1].index) for s in a.looks)
+
+
+def test_the_fit_lowers_the_loss_of_studies_that_it_did_not_see_and_touches_nothing_else(samples: list[Sample]) -> None:
+    net = network()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    facts = readings.fit(net, samples, epochs=4)
+    losses = facts["loss_by_epoch"]
+    assert len(losses) == 5
+    assert min(losses) < 0.95 * losses[0]
+    values = net.value_embeddings()
+    held = sorted({s.study for s in samples})[:: min(5, STUDIES)]
+    testing = [s for s in samples if s.study in held and bool((s.labels >= 0).any())]
+    assert len(testing) == facts["held_out"]
+    assert readings._held_out(net, testing, values) == pytest.approx(min(losses), abs=1e-3), "the best epoch stays"
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(".placed." in k or ".attention." in k for k in changed)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_readings_are_judged_once_for_each_state_and_open_ones_are_left_out(samples: list[Sample]) -> None:
+    net = network()
+    judged = readings.judge(net, samples, {})
+    counted = sum(len(s.lesions) for s in samples if s.positive is not None and s.outline != "another hand")
+    assert 0 < len(judged) <= counted
+    for r in judged:
+        there = {s for i, s in enumerate(("t2", "adc", "hbv")) if r.state >> i & 1}
+        assert {a.split(".")[0] for a in r.readings} <= there
+        assert all(float(p.sum()) == pytest.approx(1.0, abs=1e-4) for p in r.readings.values())
+
+
+def test_both_are_fitted_before_a_bundle_is_made(samples: list[Sample]) -> None:
+    if not any(s.positive for s in samples) or not any(s.positive is False for s in samples):
+        pytest.skip("the few studies of this test have regions of one kind only")
+    net = network()
+    facts = ship.finish(net, samples)
+    assert facts["readings"]["studies"] == STUDIES
+    assert facts["suspicion"]["positive"] > 0
+    assert facts["suspicion"]["residual_limit"] == net.spec.residual_limit
+
+
+def test_a_network_without_towers_or_studies_without_labels_are_refused(samples: list[Sample]) -> None:
+    without = RationaleNet(replace(network().spec, tower=0))
+    with pytest.raises(ValueError, match="towers"):
+        readings.fit(without, samples)
+    unknown = [replace(s, labels=torch.full_like(s.labels, -1)) for s in samples]
+    with pytest.raises(ValueError, match="labelled regions"):
+        readings.fit(network(), unknown)
