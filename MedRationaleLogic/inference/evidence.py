@@ -73,16 +73,27 @@ class EvidenceMaps(Mapping[str, Volume]):
         Raises:
             KeyError: not a seen concept, or its sequence is absent.
         """
+        source = self._source(concept_id)
+        return Volume(self._combined(concept_id, source.values), source.geometry, concept_id)
+
+    def native_at(self, concept_id: str, index: NDArray[np.intp]) -> NDArray[np.float32]:
+        """:meth:`native` at flat voxel indices alone; raises as it does."""
+        values = self._source(concept_id).values
+        needed = lexicon.load().concept(concept_id).requires
+        return self._combined(concept_id, {a: values[a].reshape(len(values[a]), -1)[:, index] for a in needed})
+
+    def _source(self, concept_id: str) -> EvidenceField:
         if concept_id not in self:
             raise KeyError(f"no evidence map {concept_id!r}; the study has {', '.join(self) or 'none'}")
+        return self.fields[lexicon.load().concept(concept_id).sequences[0]]
+
+    def _combined(self, concept_id: str, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         concept = lexicon.load().concept(concept_id)
-        source = self.fields[concept.sequences[0]]
         parts = []
         for attribute, accepted in concept.requires.items():
             ids = lexicon.load().attribute(attribute).value_ids
-            chosen = source.values[attribute][[ids.index(v) for v in accepted]]
-            parts.append(np.minimum(chosen.sum(0), 1.0))
+            parts.append(np.minimum(values[attribute][[ids.index(v) for v in accepted]].sum(0), 1.0))
         combined = (
             np.prod(parts, axis=0) if concept.combine == "all_of" else 1 - np.prod([1 - p for p in parts], axis=0)
         )
-        return Volume(combined.astype(np.float32), source.geometry, concept_id)
+        return np.asarray(combined, dtype=np.float32)

@@ -204,7 +204,7 @@ class StudyReader:
                 # the region and its rim: a margin's evidence lies just outside
                 masks[sequence] = ndimage.binary_dilation(self._region(mask, sequence), np.ones((1, 3, 3), bool))
             where = np.flatnonzero(masks[sequence])
-            values = maps.native(concept.id).array.reshape(-1)[where]
+            values = maps.native_at(concept.id, where)
             best = int(values.argmax())
             index = np.unravel_index(int(where[best]), grid.shape)
             x, y, z = (float(v) for v in grid.to_patient(index))

@@ -15,13 +15,23 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"the viewer's tests need {', '.join(MISSING)}")
 @pytest.mark.skipif(not (shutil.which("chromium") or shutil.which("chromium-browser")), reason="needs Chromium")
-def test_real_dicom_in_the_browser(real_data: Path, tmp_path: Path) -> None:
+def test_real_studies_in_the_browser(real_data: Path, tmp_path: Path) -> None:
     from Testing.viewer.chromium import chromium, do, explained, picture, serving, state, until
 
-    study = real_data / "dicom" / "ProstateX-0001"
-    if not study.is_dir():
-        pytest.skip("ProstateX-0001 is not in the folder of real studies")
-    with serving(tmp_path, str(study)) as server, chromium() as browser:
+    dicom, study = real_data / "dicom" / "ProstateX-0001", real_data / "bpmri" / "PICAI-10021_1000021"
+    if not dicom.is_dir() or not study.is_dir():
+        pytest.skip("ProstateX-0001 and PICAI-10021 are not in the folder of real studies")
+    with serving(tmp_path, str(dicom)) as server, chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto(server.url)
+        until(page, "s.study?.open")
+        do(page, "explain")
+        explained(page)
+        assert "suspicious region" in page.locator("body").inner_text().lower()
+        assert state(page, "views")["letters"] == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    # a proven cancer in the transition zone: the model outlines it, whatever it makes of it
+    (tmp_path / "second").mkdir()
+    with serving(tmp_path / "second", str(study)) as server, chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(server.url)
         until(page, "s.study?.open")

@@ -145,6 +145,8 @@ def test_a_readings_peak_is_where_its_map_is_strongest(opened: Opened) -> None:
         assert reading.peak is not None
         at = np.round(native.geometry.to_index(reading.peak)).astype(int)
         assert native.array[tuple(at)] == reading.peak_value
+        some = np.flatnonzero(native.array > 0)[::97]
+        assert np.array_equal(explanation.evidence.native_at(reading.concept, some), native.array.reshape(-1)[some])
         slice_of_peak = round(float(explanation.frame.geometry.to_index(reading.peak)[0]))
         assert reading.peak_slice == min(max(slice_of_peak, 0), explanation.frame.geometry.shape[0] - 1)
 
