@@ -371,6 +371,8 @@ def test_without_a_name_the_editor_asks_for_it(desk: Desk) -> None:
     assert desk.sent() == []
     desk.page.get_by_label("Your name or initials").fill("B. R.")
     apply.click()
+    # the answer is sent once the name has arrived
+    desk.page.wait_for_function("() => window.trame.state.get('mock_calls').some((call) => call[0] === 'answer')")
     assert desk.sent() == [["reader", {"name": "B. R."}], ["answer", {"step": "t2.signal", "index": 1}]]
 
 

@@ -288,8 +288,8 @@ def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, small_item: 
     for _ in range(4):
         torch.manual_seed(1)  # the same background voxels every time
         losses = task.losses(batch, train=False)
-        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "localise", "mass", "exclude",
-                               "disentangle", "suspicion"}  # fmt: skip
+        assert set(losses) == {"zones", "lesion", "coarse", "apart", "align", "conspicuous", "localise", "mass",
+                               "exclude", "disentangle", "suspicion"}  # fmt: skip
         total = torch.stack(list(losses.values())).sum()
         assert bool(torch.isfinite(total))
         optimizer.zero_grad()
