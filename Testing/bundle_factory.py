@@ -10,13 +10,27 @@ seed always gives the same weights. The text vectors are the lexicon's own, so t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from MedRationaleLogic.model import bundle
 from MedRationaleLogic.model.bundle import Bundle, Manifest
 
+if TYPE_CHECKING:
+    from MedRationaleLogic.model.network import NetworkSpec
+
 NAME, VERSION = "tiny", "0.0.1"
 THRESHOLDS = {"lesion_peak": 0.3, "suspicion": 0.0, "evidence": 0.5, "min_volume_ml": 0.1}
 """Suspicion from 0.0 on: every candidate is reported, so that tests have regions to work on."""
+
+
+def tiny_spec() -> NetworkSpec:
+    """A network with every part of the real one, small enough for a test."""
+    from MedRationaleLogic.model.network import spec_from_lexicon
+
+    return spec_from_lexicon(
+        t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8, trunk=4,
+        tower=6,
+    )  # fmt: skip
 
 
 def tiny_bundle(folder: Path, *, seed: int = 1, thresholds: dict[str, float] | None = None) -> Bundle:
@@ -29,19 +43,11 @@ def tiny_bundle(folder: Path, *, seed: int = 1, thresholds: dict[str, float] | N
     """
     import torch
 
-    from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
+    from MedRationaleLogic.model.network import RationaleNet
     from MedRationaleLogic.model.text import load_cached
     from MedRationaleLogic.pirads import lexicon
 
-    spec = spec_from_lexicon(
-        t2w_filters=(8, 8, 8),
-        diffusion_filters=(8, 8, 8),
-        coarse_filters=(8, 8, 8),
-        features=8,
-        embedding=8,
-        trunk=4,
-        tower=6,
-    )
+    spec = tiny_spec()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = RationaleNet(spec)

@@ -365,7 +365,8 @@ class Seen(NamedTuple):
 
     def at(self, index: Tensor) -> Seen:
         """The same of some of the voxels."""
-        return Seen(*(None if x is None else x[..., index] for x in self))  # type: ignore[arg-type]
+        shown = None if self.conspicuity is None else self.conspicuity[:, index]
+        return Seen(self.features[:, index], self.embedding[..., index], self.attention[:, index], shown)
 
 
 def _pointwise(layer: nn.Conv3d, x: Tensor) -> Tensor:

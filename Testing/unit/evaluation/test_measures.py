@@ -12,10 +12,11 @@ import torch
 from MedRationaleLogic.evaluation import cohort, measures, page, summary
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import DIFFUSION, FINE, STEM_GRIDS
-from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
+from MedRationaleLogic.model.network import RationaleNet
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training.data import SimulatedSet
+from Testing.bundle_factory import tiny_spec
 from Testing.unit.training import coarse_grids
 
 SEED = 3
@@ -85,15 +86,7 @@ def test_a_mask_keeps_its_place_on_the_diffusion_grid() -> None:
 
 
 def tiny_network() -> RationaleNet:
-    spec = spec_from_lexicon(
-        t2w_filters=(8, 8, 8),
-        diffusion_filters=(8, 8, 8),
-        coarse_filters=(8, 8, 8),
-        features=8,
-        embedding=8,
-        trunk=4,
-        tower=6,
-    )
+    spec = tiny_spec()
     torch.manual_seed(0)
     made = RationaleNet(spec).eval()
     made.phrases.copy_(load_cached())

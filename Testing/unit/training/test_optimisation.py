@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, fold, spec_from_lexicon, unfold
+from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, fold, unfold
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training import run
 from MedRationaleLogic.training.data import Item, SimulatedSet
 from MedRationaleLogic.training.losses import Multiplier, branch, jaccard_loss, overlap_excess
 from MedRationaleLogic.training.module import RationaleTask, _outside
+from Testing.bundle_factory import tiny_spec
 from Testing.unit.training import coarse_grids
 
 
@@ -34,15 +35,7 @@ def _coarse() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def spec() -> NetworkSpec:
-    return spec_from_lexicon(
-        t2w_filters=(8, 8, 8),
-        diffusion_filters=(8, 8, 8),
-        coarse_filters=(8, 8, 8),
-        features=8,
-        embedding=8,
-        trunk=4,
-        tower=6,
-    )
+    return tiny_spec()
 
 
 @pytest.fixture(scope="module")

@@ -8,20 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from MedRationaleLogic.model.network import RationaleNet, spec_from_lexicon
+from MedRationaleLogic.model.network import RationaleNet
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.training import suspicion
 from MedRationaleLogic.training.ship import area_under_roc
 from MedRationaleLogic.training.suspicion import Judged
+from Testing.bundle_factory import tiny_spec
 
 
 def network() -> RationaleNet:
     torch.manual_seed(0)
     made = RationaleNet(
-        spec_from_lexicon(
-            t2w_filters=(8, 8, 8), diffusion_filters=(8, 8, 8), coarse_filters=(8, 8, 8), features=8, embedding=8,
-            trunk=4, tower=6,
-        )
+        tiny_spec()
     ).eval()  # fmt: skip
     made.phrases.copy_(load_cached())
     return made.requires_grad_(False)

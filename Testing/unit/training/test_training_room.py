@@ -25,7 +25,7 @@ from MedRationaleLogic.imaging.volume import Geometry
 from MedRationaleLogic.inference.explainer import _theta
 from MedRationaleLogic.model import bundle
 from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, GridSpec
-from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
+from MedRationaleLogic.model.network import NetworkSpec
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.sample import sample_bank
@@ -34,6 +34,7 @@ from MedRationaleLogic.training import run, ship
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet, theta
 from MedRationaleLogic.training.losses import attribute_loss, gland_loss, lesion_loss, zone_loss
 from MedRationaleLogic.training.module import RationaleTask
+from Testing.bundle_factory import tiny_spec
 from Testing.unit.training import coarse_grids
 
 SEED, INDEX = 3, 5  # regions of both zones, positives among them
@@ -58,15 +59,7 @@ class _Items(Dataset[Item]):
 
 @pytest.fixture(scope="module")
 def spec() -> NetworkSpec:
-    return spec_from_lexicon(
-        t2w_filters=(8, 8, 8),
-        diffusion_filters=(8, 8, 8),
-        coarse_filters=(8, 8, 8),
-        features=8,
-        embedding=8,
-        trunk=4,
-        tower=6,
-    )
+    return tiny_spec()
 
 
 @pytest.fixture(scope="module")
