@@ -10,6 +10,7 @@ are ``(z, y, x)``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,28 @@ class Geometry:
         origin = np.asarray(point, dtype=float) - grid.center
         return replace(grid, origin=(float(origin[0]), float(origin[1]), float(origin[2])))
 
+    def part(self, low: Sequence[int], high: Sequence[int]) -> Geometry:
+        """The box of this grid from index ``low`` (z, y, x) up to, without, ``high``.
+
+        Raises:
+            ValueError: the box is empty.
+        """
+        z, y, x = (int(b) - int(a) for a, b in zip(low, high, strict=True))
+        ox, oy, oz = (float(v) for v in self.to_patient(low))
+        return replace(self, shape=(z, y, x), origin=(ox, oy, oz))
+
+    def box_of(self, other: Geometry) -> tuple[slice, slice, slice]:
+        """The box of this grid outside of which ``other`` has no voxel: its corners, and one voxel more on each side.
+
+        Empty (a slice of no length) where the two do not meet.
+        """
+        corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in other.shape], indexing="ij")).reshape(3, -1).T
+        index = self.to_index(other.to_patient(corners))
+        low = np.clip(np.floor(index.min(0)) - 1, 0, self.shape).astype(int)
+        high = np.clip(np.ceil(index.max(0)) + 2, low, self.shape).astype(int)
+        z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        return z, y, x
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON; :meth:`from_dict` reads them back unchanged."""
         return {
@@ -156,6 +179,17 @@ class Volume:
         digest.update(f"{self.array.dtype.str}{self.geometry.to_dict()}".encode())
         digest.update(np.ascontiguousarray(self.array).tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def occupied(self) -> tuple[slice, slice, slice] | None:
+        """The smallest box (z, y, x) that holds every voxel that is not 0; None when all are."""
+        box = []
+        for axis in range(3):
+            where = np.flatnonzero(self.array.any(axis=tuple(i for i in range(3) if i != axis)))
+            if not where.size:
+                return None
+            box.append(slice(int(where[0]), int(where[-1]) + 1))
+        return box[0], box[1], box[2]
 
     def with_array(self, array: NDArray[Any], name: str | None = None) -> Volume:
         """The same place with other values."""
@@ -206,19 +240,24 @@ class Volume:
         if self.geometry == grid:
             return self
         image = self.to_sitk() if nearest else sitk.Cast(self.to_sitk(), sitk.sitkFloat32)
-        z, y, x = grid.shape
-        resampled = sitk.Resample(
-            image,
-            (x, y, z),
-            sitk.Transform(),
-            sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
-            grid.origin,
-            grid.spacing[::-1],
-            grid.direction,
-            outside,
-            image.GetPixelID(),
-        )
-        array = sitk.GetArrayFromImage(resampled)
+        array = np.full(grid.shape, outside, sitk.GetArrayViewFromImage(image).dtype)
+        # a small field on a large grid: only the box where it can have a voxel is worked on
+        box = grid.box_of(self.geometry)
+        if all(s.start < s.stop for s in box):
+            part = grid.part([s.start for s in box], [s.stop for s in box])
+            z, y, x = part.shape
+            resampled = sitk.Resample(
+                image,
+                (x, y, z),
+                sitk.Transform(),
+                sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear,
+                part.origin,
+                part.spacing[::-1],
+                part.direction,
+                outside,
+                image.GetPixelID(),
+            )
+            array[box] = sitk.GetArrayViewFromImage(resampled)
         if self.array.dtype == bool:
             array = array.astype(bool)
         return Volume(array, grid, self.name, self.metadata)

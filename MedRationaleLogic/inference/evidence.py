@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,16 +48,13 @@ class EvidenceMaps(Mapping[str, Volume]):
     _cache: dict[str, Volume] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[str]:
-        for sequence in self.fields:
-            for concept in lexicon.load().seen_concepts():
-                if concept.sequences == (sequence,):
-                    yield concept.id
+        return iter(self._concepts)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._concepts)
 
     def __contains__(self, concept_id: object) -> bool:
-        return any(concept_id == name for name in self)
+        return concept_id in self._concepts
 
     def __getitem__(self, concept_id: str) -> Volume:
         if concept_id not in self._cache:
@@ -66,6 +64,10 @@ class EvidenceMaps(Mapping[str, Volume]):
             if len(self._cache) > 8:  # a 400 x 400 x 30 map takes 20 MB; a reader looks at a few at a time
                 del self._cache[next(iter(self._cache))]
         return self._cache[concept_id]
+
+    @cached_property
+    def _concepts(self) -> dict[str, lexicon.Concept]:
+        return {c.id: c for s in self.fields for c in lexicon.load().seen_concepts() if c.sequences == (s,)}
 
     def native(self, concept_id: str) -> Volume:
         """The map on the model grid of its own sequence, before any resampling.
@@ -79,16 +81,16 @@ class EvidenceMaps(Mapping[str, Volume]):
     def native_at(self, concept_id: str, index: NDArray[np.intp]) -> NDArray[np.float32]:
         """:meth:`native` at flat voxel indices alone; raises as it does."""
         values = self._source(concept_id).values
-        needed = lexicon.load().concept(concept_id).requires
+        needed = self._concepts[concept_id].requires
         return self._combined(concept_id, {a: values[a].reshape(len(values[a]), -1)[:, index] for a in needed})
 
     def _source(self, concept_id: str) -> EvidenceField:
         if concept_id not in self:
             raise KeyError(f"no evidence map {concept_id!r}; the study has {', '.join(self) or 'none'}")
-        return self.fields[lexicon.load().concept(concept_id).sequences[0]]
+        return self.fields[self._concepts[concept_id].sequences[0]]
 
     def _combined(self, concept_id: str, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        concept = lexicon.load().concept(concept_id)
+        concept = self._concepts[concept_id]
         parts = []
         for attribute, accepted in concept.requires.items():
             ids = lexicon.load().attribute(attribute).value_ids

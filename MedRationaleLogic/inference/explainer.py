@@ -137,7 +137,7 @@ class StudyReader:
         """The region's suspicion: a monotone function of its readings plus a bounded residual, all parts shown."""
         import torch
 
-        region = region_on(mask, self.fine)
+        region = self._region(mask, "t2w") if self.grids.get("t2w") == self.fine else region_on(mask, self.fine)
         pooled = float(self.residual[region].mean()) if region.any() else 0.0
         # a sequence that does not reach the region says nothing of it: the same as absent
         presence = [s in self.features and bool(self._region(mask, s).any()) for s in SEQUENCES]
@@ -302,10 +302,17 @@ def region_on(mask: Volume, grid: Geometry) -> NDArray[np.bool_]:
     """
     if mask.geometry == grid:
         return np.array(mask.array, dtype=bool)
-    soft = Volume(mask.array.astype(np.float32), mask.geometry).resample(grid).array >= 0.5
+    if mask.occupied is None:
+        return np.zeros(grid.shape, bool)
+    # only its own box is looked at, with a voxel of nothing around it
+    low = [max(0, s.start - 1) for s in mask.occupied]
+    high = [min(n, s.stop + 1) for s, n in zip(mask.occupied, mask.array.shape, strict=True)]
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    part = Volume(mask.array[box].astype(np.float32), mask.geometry.part(low, high))
+    soft = part.resample(grid).array >= 0.5
     if soft.any():
         return soft
-    points = mask.geometry.to_patient(np.argwhere(mask.array))
+    points = part.geometry.to_patient(np.argwhere(part.array))
     index = np.round(grid.to_index(points)).astype(int)
     index = index[((index >= 0) & (index < np.asarray(grid.shape))).all(1)]
     out = np.zeros(grid.shape, bool)
@@ -547,10 +554,14 @@ class Explainer:
         frame = reader.study.frame.geometry
         pz = Volume(reader.zone_probability[1], reader.fine).resample(frame).array
         tz = Volume(reader.zone_probability[2], reader.fine).resample(frame).array
-        gland = _largest((pz + tz) > 0.5).copy()
-        slices = np.moveaxis(gland, axial_axis(frame), 0)  # a view: filling it fills the gland
-        for k in range(len(slices)):
-            slices[k] = ndimage.binary_fill_holes(slices[k])
+        gland = (pz + tz) > 0.5
+        box = Volume(gland, frame).occupied
+        if box is not None:
+            inside = _largest(gland[box]).copy()
+            slices = np.moveaxis(inside, axial_axis(frame), 0)  # a view: filling it fills the gland
+            for k in range(len(slices)):
+                slices[k] = ndimage.binary_fill_holes(slices[k])
+            gland[box] = inside
         zones = np.where(gland, np.where(tz > pz, 2, 1), 0).astype(np.uint8)
         return Volume(zones, frame, "zones")
 

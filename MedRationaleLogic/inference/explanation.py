@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -131,8 +131,9 @@ class Lesion:
     @property
     def leading_concept(self) -> str | None:
         """The concept to look at first: of the answers with a map one that speaks for the score that its sequence has
-        got, in the order of what dominates in the zone (PZ: diffusion, TZ: T2W), and there the most probable; None
-        where no answer has a map."""
+        got, in the order of what dominates in the zone (PZ: diffusion, TZ: T2W), there the one whose map lies closest
+        to the region (inside it before its rim before its surroundings), and then the most probable; None where no
+        answer has a map."""
         rationale = self.rationale
         order = ("adc", "hbv", "t2w") if rationale.zone == "PZ" else ("t2w", "adc", "hbv")
         found = []
@@ -140,7 +141,8 @@ class Lesion:
             if step.evidence is not None and step.sequence in order:
                 scores = lexicon.load().concept(step.evidence).supports.get(rationale.zone, ())
                 score = rationale.t2w if step.sequence == "t2w" else rationale.dwi
-                place = (score not in scores, order.index(step.sequence), -(step.probability or 0.0))
+                extent = get_args(lexicon.Extent).index(lexicon.load().attribute(step.id).extent)
+                place = (score not in scores, order.index(step.sequence), extent, -(step.probability or 0.0))
                 found.append((*place, step.evidence))
         return min(found)[-1] if found else None
 

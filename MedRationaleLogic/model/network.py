@@ -467,12 +467,13 @@ class RationaleNet(nn.Module):
         """
         out = {}
         slices = self.slices()
-        unit = F.normalize(seen.embedding, dim=1)
+        # divided after the products: there are fewer values than channels
+        length = seen.embedding.norm(dim=1).clamp_min(1e-12)
         shown = None if seen.conspicuity is None else torch.sigmoid(seen.conspicuity)
         for i, attribute in enumerate(self.spec.attributes):
             if attribute.sequence == sequence:
                 where, extent = slices[attribute.id], EXTENTS.index(attribute.extent)
-                cosine = values[where].float() @ unit[extent]
+                cosine = values[where].float() @ seen.embedding[extent] / length[extent]
                 p = torch.sigmoid(self.scale[i].exp() * cosine + self.shift[where][:, None])
                 if shown is not None:
                     quiet = torch.tensor([(attribute.id, v) in QUIET_VALUES for v in attribute.values])

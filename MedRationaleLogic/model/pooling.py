@@ -23,8 +23,12 @@ CONTEXT_MM: Final = 4.5
 
 
 def _dilate(mask: Tensor, radius: tuple[int, int, int]) -> Tensor:
-    kernel = [2 * r + 1 for r in radius]
-    return F.max_pool3d(mask[None, None], kernel, stride=1, padding=list(radius))[0, 0]
+    x = mask[None, None]
+    for axis, r in enumerate(radius):  # a box is separable: one axis at a time looks at 13 + 13 voxels, not at 13 * 13
+        if r:
+            reach = [r if i == axis else 0 for i in range(3)]
+            x = F.max_pool3d(x, [2 * n + 1 for n in reach], stride=1, padding=reach)
+    return x[0, 0]
 
 
 def supports(mask: Tensor, spacing: tuple[float, float, float]) -> dict[str, Tensor]:

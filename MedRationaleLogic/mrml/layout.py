@@ -128,7 +128,8 @@ def _look_at(scene: Any, point: list[float]) -> None:
             camera.SetFocalPoint(*point)
             camera.SetPosition(point[0], point[1] + DISTANCE_MM, point[2] + DISTANCE_MM / 4)
             camera.SetViewUp(0.0, 0.0, 1.0)
-            camera.ResetClippingRange()
+            # ResetClippingRange() goes by what a renderer has drawn, and surfaces come only later
+            camera.GetCamera().SetClippingRange(DISTANCE_MM / 20, DISTANCE_MM * 5)
 
 
 def set_windows(nodes: Mapping[Role, Any], explanation: Explanation) -> None:

@@ -337,7 +337,7 @@ class RationaleTask(L.LightningModule):
             regions = batch["regions_t2w"][k]
             index = torch.unique(torch.cat([_outside(regions), regions.flatten().nonzero()[:, 0]]))
             first, second = (self._probability("t2w", features["t2w"][j], index, values) for j in (k, k + 1))
-            out["scanner"] = 2.0 * F.mse_loss(first, second)
+            out["scanner"] = 2.0 * F.mse_loss(first, second) + (1.0 - _agreement(first, second))
         turn, rest = divmod(self.global_step, VIEW_EVERY)
         if rest:
             return out
@@ -396,6 +396,17 @@ class RationaleTask(L.LightningModule):
             # the residual is a last resort
             out.append(0.1 * torch.tanh(pooled).abs())
         return out
+
+
+def _agreement(first: Tensor, second: Tensor) -> Tensor:
+    """Mean cosine of two views' maps (values, k), over the values that either view shows; 1 when there are none.
+
+    The mean squared error hardly sees a small map that one view has and the other has not: nearly all of both is 0.
+    """
+    shown = torch.maximum(first, second).detach().amax(1) > 0.3
+    if not shown.any():
+        return first.new_ones(())
+    return F.cosine_similarity(first[shown], second[shown], dim=1).mean()
 
 
 def _outside(regions: Tensor) -> Tensor:

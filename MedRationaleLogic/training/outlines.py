@@ -143,24 +143,40 @@ def _candidates(
                             min_peak=MIN_PEAK, min_volume_ml=MIN_VOLUME_ML)  # fmt: skip
     own: dict[int, Tensor] = {}
     of_nothing: list[Tensor] = []
-    any_region = study["regions_t2w"] > 0
-    for row in (MAX_REGIONS, MAX_REGIONS + 1):  # patches of normal tissue are nothing, too
-        any_region &= study["regions_t2w"] != row + 1
     for candidate in found:
         if not candidate.kept:
             continue
         mask = torch.from_numpy(candidate.mask).to(gland.device)
-        overlap = {
-            row: intersection_over_union(mask, m["t2w"])
-            for row, m in known.masks.items()
-            if "t2w" in m and row < MAX_REGIONS
-        }
-        best = max(overlap, key=overlap.__getitem__, default=None)
-        if best is not None and overlap[best] >= SAME:
-            own.setdefault(best, mask)
-        elif float((any_region & mask).sum()) < NOTHING * float(mask.sum()):
+        row, nothing = whose(study, mask, known)
+        if row is not None:
+            own.setdefault(row, mask)
+        elif nothing:
             of_nothing.append(mask)
     return own, of_nothing
+
+
+def whose(study: Mapping[str, Tensor], mask: Tensor, known: Outlines) -> tuple[int | None, bool]:
+    """What a candidate (bool, fine grid) is a candidate of.
+
+    Args:
+        study: one item.
+        mask: the candidate.
+        known: :func:`drawn` of the study.
+
+    Returns:
+        The row of the drawn region that it shares most with, from :data:`SAME` on, or None; and whether it is of
+        nothing at all. Neither: it touches a region, and nobody can say what it shows.
+    """
+    overlap = {
+        row: intersection_over_union(mask, m["t2w"])
+        for row, m in known.masks.items()
+        if "t2w" in m and row < MAX_REGIONS  # the rows from there on are patches of normal tissue
+    }
+    best = max(overlap, key=overlap.__getitem__, default=None)
+    if best is not None and overlap[best] >= SAME:
+        return best, False
+    number = study["regions_t2w"][mask]
+    return None, int(((number > 0) & (number <= MAX_REGIONS)).sum()) < NOTHING * int(mask.sum())
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> float:

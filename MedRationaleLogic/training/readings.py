@@ -23,10 +23,9 @@ from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import RationaleNet
-from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, write_labels
 from MedRationaleLogic.training.losses import attribute_loss
-from MedRationaleLogic.training.outlines import NOTHING, SAME, drawn, everywhere, intersection_over_union, redrawn
+from MedRationaleLogic.training.outlines import drawn, everywhere, redrawn, whose
 from MedRationaleLogic.training.suspicion import Judged
 
 #: Candidates from here on are ranked.
@@ -112,7 +111,6 @@ def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:
         yield sample(masks, known.labels[row], zone, (WHOLE, some), positive, "drawn")
         other = {s: redrawn(m, STEM_GRIDS[s].spacing) for s, m in masks.items()}
         yield sample(other, known.labels[row], zone, (WHOLE, some), positive, "another hand")
-    regions = {row: m["t2w"] for row, m in known.masks.items() if "t2w" in m and row < MAX_REGIONS}
     open_ = item["zones"] == IGNORE
     for state in (WHOLE, some):
         probability, gland = torch.sigmoid(logits[state]).numpy(), (zones[state] > 0).numpy()
@@ -122,17 +120,15 @@ def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:
             mask = torch.from_numpy(candidate.mask)
             if not candidate.kept or float((open_ & mask).sum()) >= 0.5 * float(mask.sum()):
                 continue
-            overlap = {row: intersection_over_union(mask, m) for row, m in regions.items()}
-            row = max(overlap, key=overlap.__getitem__, default=-1)
+            of, nothing = whose(item, mask, known)
             inside = zones[state][mask]
             zone = 0 if int((inside == 1).sum()) >= int((inside == 2).sum()) else 1
-            if row >= 0 and overlap[row] >= SAME:
-                category = int(known.category[row])
-                labels, positive = known.labels[row], None if category == 3 else category >= 4
+            if of is not None:
+                category = int(known.category[of])
+                labels, positive = known.labels[of], None if category == 3 else category >= 4
             else:
                 labels, positive = torch.full_like(known.labels[0], -1), False
-                touched = sum(int((mask & m).sum()) for m in regions.values())
-                if touched < NOTHING * int(mask.sum()):  # else nobody can say what it shows
+                if nothing:
                     write_labels(labels, NORMAL["PZ" if zone == 0 else "TZ"], net.spec)
             yield sample(everywhere(item, mask, SEQUENCES), labels, zone, (state,), positive, "candidate")
 

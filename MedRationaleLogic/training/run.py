@@ -285,12 +285,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2)
 
 
-def mixture(args: argparse.Namespace) -> tuple[Dataset[Item], list[RealCase], dict[str, Any]]:
-    """The items of :func:`add_data_arguments`, the real cases left out, and facts for the record."""
+def mixture(args: argparse.Namespace, paired: float = 0.2) -> tuple[Dataset[Item], list[RealCase], dict[str, Any]]:
+    """The items of :func:`add_data_arguments`, the real cases left out, and facts for the record.
+
+    Args:
+        args: of the command line.
+        paired: share of the simulated pairs that are one anatomy by two scanners.
+    """
     spec = spec_from_lexicon()
     maps = split_bank(LabelBank.load(args.bank).without(HELD_OUT))[0]
     count = args.steps * args.batch
-    simulated = SimulatedSet(maps, spec, args.seed, count, paired=0.2)
+    simulated = SimulatedSet(maps, spec, args.seed, count, paired=paired)
     real: RealSet | None = None
     test: list[RealCase] = []
     if args.data is not None:
@@ -301,7 +306,7 @@ def mixture(args: argparse.Namespace) -> tuple[Dataset[Item], list[RealCase], di
         real = RealSet(mine, spec, args.seed, count)
     items: Dataset[Item] = Mixture(real, simulated, args.real_share if real is not None else 0.0)
     if args.keep is not None:
-        key = f"{maps.sha256[:8]}-{VERSION}-{args.seed}-{args.real_share}-{args.test_fold}-{args.batch}"
+        key = f"{maps.sha256[:8]}-{VERSION}-{args.seed}-{args.real_share}-{args.test_fold}-{args.batch}-{paired}"
         items = Kept(items, args.keep, key)
     facts = {"labels_sha256": maps.sha256, "maps": len(maps), "fine": FINE.shape, "test": [c.name for c in test]}
     return items, test, facts
@@ -330,6 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         p.add_argument("--twin", type=Path, help="the twin's run folder (constrained)")
         p.add_argument("--localizer", type=Path, help="bundle whose coarse localiser is taken over and left as it is")
         p.add_argument("--stop", type=int, help="end here, on the schedule of --steps")
+        p.add_argument("--tower", type=int, help="channels of the concepts' own part; 0: none, as in the first stage")
+        p.add_argument("--paired", type=float, default=0.2, help="simulated pairs that are one anatomy by two scanners")
     args = parser.parse_args(arguments)
     if args.what == "bank":
         read_bank(sorted(args.labels.glob("*.nii.gz"))).save(args.output)
@@ -338,8 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         soup(args.checkpoints, args.output)
         return
     torch.set_num_threads(args.threads)
-    items, test, facts = mixture(args)
-    spec = spec_from_lexicon()
+    items, test, facts = mixture(args, args.paired)
+    spec = spec_from_lexicon() if args.tower is None else spec_from_lexicon(tower=args.tower)
     last = train(args.output, items, spec, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed,
                  init=args.init, stop=args.stop, constrained=args.what in ("constrained", "concepts"), twin=args.twin,
                  branch=args.branch, localizer=args.localizer, frozen=args.what == "concepts")  # fmt: skip

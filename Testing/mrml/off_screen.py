@@ -1,4 +1,4 @@
-"""Slice views without Slicer and without a screen: slicer-core's displayable managers, rendered when asked for."""
+"""Slice and 3D views without Slicer and a screen: slicer-core's displayable managers, rendered when asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
+
+from MedRationaleLogic.mrml import layout
 
 
 class Application:
@@ -39,18 +41,22 @@ class Application:
         vtk.vtkObject.GlobalWarningDisplayOn()
 
     def add_views(self, *names: str) -> None:
-        """Slice views by layout name."""
-        from trame_slicer.views import DirectViewFactory
+        """Views by layout name; the 3D one is what is no slice view of ours."""
+        from trame_slicer.views import DirectViewFactory, ViewProps, ViewType
         from trame_slicer.views.render_scheduler import NoScheduleRendering
         from trame_slicer.views.view_layout_definition import ViewLayoutDefinition
 
         self._app.view_manager.register_factory(DirectViewFactory(True))
         for name in names:
-            view = self._app.view_manager.create_view(ViewLayoutDefinition.slice_view(name))
+            flat = name in layout.SLICE_VIEWS.values()
+            three = ViewLayoutDefinition(name, ViewType.THREE_D_VIEW, ViewProps(label="3D"))
+            wanted = ViewLayoutDefinition.slice_view(name) if flat else three
+            view = self._app.view_manager.create_view(wanted)
             view.set_scheduled_render(NoScheduleRendering())
             view.render_window().SetMultiSamples(0)
             view.render_window().SetSize(self.size, self.size)
-            view._update_slice_size()
+            if flat:
+                view._update_slice_size()
             self._views[name] = view
 
     def picture(self, name: str, file: Path | None = None) -> NDArray[np.uint8]:

@@ -165,3 +165,29 @@ def test_nothing_is_left_in_the_picture_after_remove(reading: tuple[Application,
     assert not np.array_equal(application.picture("MR_T2W"), bare)
     shown.remove()
     assert np.array_equal(application.picture("MR_T2W"), bare)
+
+
+@pytest.mark.parametrize("regions", [(), (PZ_LEFT,)], ids=["no region", "a region"])
+def test_the_gland_is_seen_in_3d(regions: tuple[Any, ...]) -> None:
+    """Its surface comes after the camera is set, into a view that was drawn from far away while it was empty."""
+    with Application(200) as application:
+        scene = application.scene
+        application.add_views(layout.VIEW_3D)
+        cameras = scene.GetNodesByClass("vtkMRMLCameraNode")
+        cameras.UnRegister(cameras)
+        camera = cameras.GetItemAsObject(0).GetCamera()
+        application.picture(layout.VIEW_3D)
+        camera.SetClippingRange(288.5, 784.4)
+        case = opened(regions=regions)
+        shown = CaseScene(scene, case, {})
+        shown.update()
+        layout.zoom_to(scene, case.explanation.zones)
+        nearest, farthest = camera.GetClippingRange()  # a browser's view leaves it at that
+        assert nearest < camera.GetDistance() - 60.0
+        assert farthest > camera.GetDistance() + 60.0
+        empty = application.picture(layout.VIEW_3D)
+        shown.show_surfaces()
+        painted = (np.abs(application.picture(layout.VIEW_3D).astype(int) - empty) > 20).any(-1)
+        assert painted.mean() > 0.02
+        # the gland's middle is the view's
+        assert np.abs(np.argwhere(painted).mean(0) - 100).max() < 15

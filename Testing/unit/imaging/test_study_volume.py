@@ -87,3 +87,47 @@ def test_one_marked_voxel_lands_where_the_patient_says(geometry: Geometry, data:
     found = np.argwhere(moved.array)
     assert len(found) == 1
     np.testing.assert_allclose(flipped.to_patient(found[0]), geometry.to_patient(index), atol=1e-4)
+
+
+@settings(max_examples=60)
+@given(geometries(), geometries(), st.tuples(*[st.floats(-15, 15)] * 3))
+def test_resampling_gives_what_itk_gives_on_the_whole_grid(field: Geometry, grid: Geometry, offset):
+    """However small the part of the grid is that the field covers, and where they do not meet at all."""
+    grid = grid.centered_on(field.center + offset, grid.shape, grid.spacing)
+    array = np.random.default_rng(2).uniform(1, 500, field.shape).astype(np.float32)
+    moved = Volume(array, field).resample(grid, outside=-7.0)
+    x, y, z = grid.shape[::-1]
+    whole = sitk.Resample(
+        Volume(array, field).to_sitk(), (x, y, z), sitk.Transform(), sitk.sitkLinear, grid.origin,
+        grid.spacing[::-1], grid.direction, -7.0, sitk.sitkFloat32,
+    )  # fmt: skip
+    index = field.to_index(grid.to_patient(np.moveaxis(np.indices(grid.shape), 0, -1)))
+    edge = np.minimum(np.abs(index + 0.5), np.abs(index - (np.asarray(field.shape) - 0.5))).min(-1)
+    clear = edge > 1e-6  # on the very edge the last bit decides
+    np.testing.assert_allclose(moved.array[clear], sitk.GetArrayFromImage(whole)[clear], atol=0.05)
+    outside = np.ones(grid.shape, bool)
+    outside[grid.box_of(field)] = False
+    inside = np.all((index > -0.5) & (index < np.asarray(field.shape) - 0.5), axis=-1)
+    assert not (outside & inside).any()
+
+
+@given(geometries(), st.data())
+def test_a_part_of_a_grid_lies_where_it_lay(geometry: Geometry, data: st.DataObject):
+    low = [data.draw(st.integers(0, n - 1)) for n in geometry.shape]
+    high = [data.draw(st.integers(a + 1, n)) for a, n in zip(low, geometry.shape, strict=True)]
+    part = geometry.part(low, high)
+    assert part.shape == tuple(b - a for a, b in zip(low, high, strict=True))
+    last = np.asarray(high) - 1
+    np.testing.assert_allclose(part.to_patient(last - low), geometry.to_patient(last), atol=1e-6)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), max_size=4))
+def test_the_occupied_box_holds_every_voxel_and_no_empty_border(places):
+    array = np.zeros((6, 6, 6), np.uint8)
+    for place in places:
+        array[place] = 3
+    box = Volume(array, Geometry((6, 6, 6), (1, 1, 1))).occupied
+    assert (box is None) == (not places)
+    if box is not None:
+        assert (array[box] > 0).sum() == (array > 0).sum()
+        assert all(array[box].take(k, axis).any() for axis in range(3) for k in (0, -1))
