@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, relevance_mass, slice_dsc, window
+from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, relevance_mass, slice_dsc
 from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
@@ -263,7 +263,7 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
             if int(region.sum()) < 4:
                 continue
             others = (item[f"regions_{s}"] > 0) & ~region
-            index, inside = window(region, STEM_GRIDS[s].spacing, others)
+            index, inside = pooling.window(region, STEM_GRIDS[s].spacing, others)
             control = controls[s].flatten()[index]
             for i, a in enumerate(attributes):
                 label = int(item["labels"][row, i])

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from MedRationaleLogic.model.pooling import supports
 from MedRationaleLogic.training.module import dice
 
 Bools = NDArray[np.bool_]
 
 #: Where evidence counts as shown.
 SHOWN = 0.5
-#: Pixels around a region's context within which its evidence is compared with the extent.
-MARGIN = 8
 
 
 def dsc(predicted: Tensor, truth: Tensor, known: Tensor | None = None) -> float | None:
@@ -45,31 +41,6 @@ def jaccard(first: Tensor, second: Tensor) -> float:
     """Intersection over union of two boolean masks; 1 when both are empty."""
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0
-
-
-def window(mask: Tensor, spacing: tuple[float, float, float], others: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Where a region's evidence is judged, and its extents there.
-
-    Args:
-        mask: bool (z, y, x), the region.
-        spacing: millimetres along (z, y, x).
-        others: bool (z, y, x), the other regions: their voxels are left out, a value may rightly be shown there.
-
-    Returns:
-        Flat voxel indices of the region's surroundings, and extent class -> bool over these.
-    """
-    parts = supports(mask, spacing)
-    _, height, width = mask.shape
-    context = parts["context"]
-    z, y, x = context // (height * width), context // width % height, context % width
-    box = torch.zeros_like(mask)
-    box[
-        int(z.min()) : int(z.max()) + 1,
-        max(0, int(y.min()) - MARGIN) : int(y.max()) + MARGIN + 1,
-        max(0, int(x.min()) - MARGIN) : int(x.max()) + MARGIN + 1,
-    ] = True
-    index = (box & ~others).flatten().nonzero()[:, 0]
-    return index, {e: torch.isin(index, part) for e, part in parts.items()}
 
 
 def extent_figures(

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import FINE, SEQUENCES
-from MedRationaleLogic.model.pooling import EXTENTS, GEOMETRY, Region, attend
+from MedRationaleLogic.model.pooling import EXTENTS, GEOMETRY, OF_A_REGION, Region, attend
 from MedRationaleLogic.model.unet import Triple, UNet
 
 TEXT_DIM = 384
 
 #: Parts of a stem that a network without towers does not have.
-OF_A_TOWER: Final = ("tower", "conspicuity", "placed")
+OF_A_TOWER: Final = ("tower", "conspicuity", "placed", "together")
 
 #: What normal tissue shows: needs nothing conspicuous. Evidence of any other value outside regions is a fault.
 QUIET_VALUES: Final = frozenset(
@@ -73,6 +73,8 @@ class NetworkSpec:
             (:class:`Tower`), and whether there is conspicuity and an outline's say in readings (:class:`Placed`). 0 (a
             manifest that does not say so): concepts read the stem's features as they are, and evidence is the cosine's
             alone.
+        together: hidden units of what a region's extents say together (:class:`Together`); 0 (a manifest that does not
+            say so): each attribute is read from its own extent alone. Needs towers.
     """
 
     attributes: tuple[AttributeSpec, ...]
@@ -86,6 +88,7 @@ class NetworkSpec:
     residual_limit: float = 1.0
     smoothed: bool = True
     tower: int = 24
+    together: int = 64
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -98,7 +101,7 @@ class NetworkSpec:
         Raises:
             KeyError, TypeError: a field is missing or unknown.
         """
-        fields = {"smoothed": False, "tower": 0, **data}
+        fields = {"smoothed": False, "tower": 0, "together": 0, **data}
         fields["attributes"] = tuple(
             AttributeSpec(a["id"], a["sequence"], a["extent"], tuple(a["values"])) for a in fields["attributes"]
         )
@@ -214,6 +217,27 @@ class Placed(nn.Module):
         return x[:, :-1], x[:, -1]
 
 
+class Together(nn.Module):
+    """What a region's interior, rim and context say together, of one sequence, and how large and long the region is.
+
+    A band that is dark inside and goes on beyond the outline is another pattern than one that ends there; neither the
+    inside nor the surroundings alone can tell. It starts by adding nothing. Evidence maps know nothing of it.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        size = len(EXTENTS) * spec.embedding
+        self.enter = nn.Linear(size + len(OF_A_REGION), spec.together)
+        self.leave = nn.Linear(spec.together, size)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, pooled: Tensor, whole: Tensor) -> Tensor:
+        """Pooled embeddings (3, d) and the region's own geometry to new ones."""
+        x = F.leaky_relu(self.enter(torch.cat([pooled.flatten(), whole])), 0.01)
+        return F.normalize(pooled + self.leave(x).reshape(pooled.shape), dim=1)
+
+
 class Stem(nn.Module):
     """One sequence's encoder-decoder: features for the trunk, embeddings and attention for its own concepts.
 
@@ -230,12 +254,14 @@ class Stem(nn.Module):
         self.tower: Tower | None = None
         self.conspicuity: nn.Conv3d | None = None
         self.placed: Placed | None = None
+        self.together: Together | None = None
         if spec.tower:
             with torch.random.fork_rng(devices=[]):  # a seed gives the same masks with a tower and without
                 # a diffusion stem's grid has more voxels than T2W's folded one
                 self.tower = Tower(spec.features, spec.tower if folded else spec.tower * 2 // 3, folded)
                 self.conspicuity = nn.Conv3d(spec.features, len(EXTENTS), 1)
                 self.placed = Placed(spec)
+                self.together = Together(spec) if spec.together else None
             if self.conspicuity.bias is not None:
                 nn.init.constant_(self.conspicuity.bias, -2.0)  # most of a gland shows nothing
 
@@ -484,7 +510,8 @@ class RationaleNet(nn.Module):
     def read(self, sequence: str, seen: Seen, region: Region, values: Tensor) -> dict[str, Tensor]:
         """Logits of one region's attributes (softmax over them gives the reading, before calibration).
 
-        The embeddings of its extent's voxels, each with what the outline adds to it, pooled by attention.
+        The embeddings of its extents' voxels, each with what the outline adds to it, pooled by attention, and what the
+        extents say together.
 
         Args:
             sequence: whose attributes.
@@ -502,6 +529,10 @@ class RationaleNet(nn.Module):
             embedding, attention = embedding + more[0], attention + more[1]
         place = region.place
         pooled = {e: attend(embedding[i], attention[i], place[e]) for i, e in enumerate(EXTENTS) if len(place[e])}
+        together = self.stem(sequence).together
+        if together is not None and len(pooled) == len(EXTENTS):
+            whole = region.geometry[-len(OF_A_REGION) :, 0]
+            pooled = dict(zip(EXTENTS, together(torch.stack(list(pooled.values())), whole), strict=True))
         slices = self.slices()
         out = {}
         for i, attribute in enumerate(self.spec.attributes):

@@ -20,6 +20,8 @@ EXTENTS: Final = ("interior", "rim", "context")
 #: Half widths (mm): the rim reaches this far in and out, the context this far out.
 RIM_MM: Final = 1.6
 CONTEXT_MM: Final = 4.5
+#: Voxels around a region's context, in plane, that belong to its surroundings (:func:`window`).
+MARGIN: Final = 8
 
 
 def _dilate(mask: Tensor, radius: tuple[int, int, int]) -> Tensor:
@@ -65,11 +67,38 @@ def supports(mask: Tensor, spacing: tuple[float, float, float]) -> dict[str, Ten
     return result
 
 
+def window(mask: Tensor, spacing: tuple[float, float, float], others: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Where a region's evidence is judged, and its extents there.
+
+    Args:
+        mask: bool (z, y, x), the region.
+        spacing: millimetres along (z, y, x).
+        others: bool (z, y, x), the other regions: their voxels are left out, a value may rightly be shown there.
+
+    Returns:
+        Flat voxel indices of the region's surroundings, and extent class -> bool over these.
+    """
+    parts = supports(mask, spacing)
+    _, height, width = mask.shape
+    context = parts["context"]
+    z, y, x = context // (height * width), context // width % height, context % width
+    box = torch.zeros_like(mask)
+    box[
+        int(z.min()) : int(z.max()) + 1,
+        max(0, int(y.min()) - MARGIN) : int(y.max()) + MARGIN + 1,
+        max(0, int(x.min()) - MARGIN) : int(x.max()) + MARGIN + 1,
+    ] = True
+    index = (box & ~others).flatten().nonzero()[:, 0]
+    return index, {e: torch.isin(index, part) for e, part in parts.items()}
+
+
 #: What :attr:`Region.geometry` says of a voxel, in order: whether it is inside; signed distance to the outline (mm,
 #: inside positive) through two squashings, for the rim and for the context; squared offsets from the centroid along the
 #: long and the short in-plane axis and across slices, in units of the region's own radius; and of the region: its
 #: radius, its in-plane and its through-plane elongation (logarithms).
 GEOMETRY: Final = ("inside", "near", "far", "long", "short", "across", "radius", "elongation", "thickness")
+#: Those that are of the region, the same at each voxel.
+OF_A_REGION: Final = GEOMETRY[-3:]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A training step sees some eight regions and spends nearly all of its time on images. Here the images of some hundred
 simulated studies of the training maps are read once, the features of their regions kept, and only what nothing but
-readings use is trained on them, many times over: attention and an outline's say (``Stem.attention``, ``Stem.placed``).
+readings use is trained on them, many times over: attention, an outline's say and what extents say together
+(``Stem.attention``, ``Stem.placed``, ``Stem.together``).
 Masks and evidence maps stay as they are, to the bit. The same regions then serve the suspicion
 (:mod:`MedRationaleLogic.training.suspicion`).
 """
@@ -26,11 +27,14 @@ from MedRationaleLogic.model.network import RationaleNet
 from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, write_labels
 from MedRationaleLogic.training.losses import attribute_loss
 from MedRationaleLogic.training.outlines import drawn, everywhere, redrawn, whose
+from MedRationaleLogic.training.ruled import RuleLoss
 from MedRationaleLogic.training.suspicion import Judged
 
 #: Candidates from here on are ranked.
 MIN_PEAK: Final = 0.05
 MIN_VOLUME_ML: Final = 0.05
+#: Weight of what the readings' scores are off by (:class:`MedRationaleLogic.training.ruled.RuleLoss`).
+RULES: Final = 0.1
 #: All three sequences there.
 WHOLE: Final = 2 ** len(SEQUENCES) - 1
 
@@ -161,7 +165,7 @@ def judge(net: RationaleNet, samples: Sequence[Sample], calibration: Mapping[str
 def fit(
     net: RationaleNet, samples: Sequence[Sample], *, epochs: int = 8, batch: int = 16, lr: float = 2e-3, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train attention and an outline's say on the samples, in place; the best epoch stays.
+    """Train what only readings use on the samples, in place; the best epoch stays.
 
     A fifth of the studies is held out: the epoch is chosen by the loss on them.
 
@@ -176,8 +180,8 @@ def fit(
     training = [s for s in samples if s.study not in held and bool((s.labels >= 0).any())]
     testing = [s for s in samples if s.study in held and bool((s.labels >= 0).any())]
     stems = [net.stem(s) for s in SEQUENCES]
-    parts = [p for stem in stems if stem.placed is not None for p in (*stem.placed.parameters(),
-             *stem.attention.parameters())]  # fmt: skip
+    readers = [m for s in stems if s.placed is not None for m in (s.placed, s.attention, s.together) if m is not None]
+    parts = [p for m in readers for p in m.parameters()]
     if not training or not testing or not parts:
         raise ValueError(f"readings need towers and labelled regions of some studies; {len(studies)} studies found")
     wanted = {id(p): p.requires_grad for p in parts}
@@ -188,18 +192,19 @@ def fit(
     values = net.value_embeddings().detach()
     total = epochs * math.ceil(len(training) / batch)
     step = 0
-    best, losses = [p.detach().clone() for p in parts], [_held_out(net, testing, values)]
+    ruled = RuleLoss(net.spec)
+    best, losses = [p.detach().clone() for p in parts], [_held_out(net, testing, values, ruled)]
     for _ in range(epochs):
         order = torch.randperm(len(training), generator=g).tolist()
         for start in range(0, len(order), batch):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
-            mine = [_loss(net, training[k], values) for k in order[start : start + batch]]
+            mine = [_loss(net, training[k], values, ruled) for k in order[start : start + batch]]
             optimizer.zero_grad()
             torch.stack(mine).mean().backward()
             optimizer.step()
             step += 1
-        losses.append(_held_out(net, testing, values))
+        losses.append(_held_out(net, testing, values, ruled))
         if losses[-1] == min(losses):
             best = [p.detach().clone() for p in parts]
     with torch.no_grad():
@@ -213,13 +218,16 @@ def fit(
     }  # fmt: skip
 
 
-def _loss(net: RationaleNet, sample: Sample, values: Tensor) -> Tensor:
+def _loss(net: RationaleNet, sample: Sample, values: Tensor, ruled: RuleLoss) -> Tensor:
     logits = read(net, sample, values)
     known = {a.id: sample.labels[i] for i, a in enumerate(net.spec.attributes) if int(sample.labels[i]) >= 0}
     terms = [attribute_loss(logits[a], label) for a, label in known.items() if a in logits]
-    return torch.stack(terms).mean() if terms else values.new_zeros((), requires_grad=True)
+    if not terms:
+        return values.new_zeros((), requires_grad=True)
+    by_rule = ruled(logits, sample.labels, sample.zone)
+    return torch.stack(terms).mean() + (0.0 if by_rule is None else RULES * by_rule)
 
 
 @torch.inference_mode()
-def _held_out(net: RationaleNet, samples: Sequence[Sample], values: Tensor) -> float:
-    return float(torch.stack([_loss(net, s, values) for s in samples]).mean())
+def _held_out(net: RationaleNet, samples: Sequence[Sample], values: Tensor, ruled: RuleLoss) -> float:
+    return float(torch.stack([_loss(net, s, values, ruled) for s in samples]).mean())

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, spec_from
 from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
-from MedRationaleLogic.training import readings, suspicion
+from MedRationaleLogic.training import conspicuity, readings, suspicion
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet
-from MedRationaleLogic.training.module import RationaleTask, dice
-from MedRationaleLogic.training.run import HELD_OUT
+from MedRationaleLogic.training.module import dice
+from MedRationaleLogic.training.run import HELD_OUT, take_over
 
 VALIDATION_SEED = 9001
 RANKING_SEED = 9002
+LOOKING_SEED = 9003
 LICENCE = (
     "CC BY-NC 4.0: trained on label maps and images of PI-CAI (CC BY-NC 4.0), PROSTATEx and PROSTATE-DIAGNOSIS "
     "(CC BY 3.0). Non-commercial research only."
@@ -37,11 +38,21 @@ LICENCE = (
 
 
 def load_network(checkpoint: Path) -> RationaleNet:
-    """The network of a training checkpoint, in evaluation mode."""
+    """The network of a training checkpoint, in evaluation mode.
+
+    One with towers, of before there was :class:`~MedRationaleLogic.model.network.Together`, gets it; fresh it adds
+    nothing.
+
+    Raises:
+        ValueError: the checkpoint's weights are not those of its network.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    task = RationaleTask(state["hyper_parameters"]["spec"])
-    task.load_state_dict(state["state_dict"])
-    return task.net.eval()
+    spec = NetworkSpec.from_dict(state["hyper_parameters"]["spec"])
+    if spec.tower and not spec.together:
+        spec = replace(spec, together=spec_from_lexicon().together)
+    net = RationaleNet(spec)
+    take_over(net, checkpoint)
+    return net.eval()
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
@@ -254,8 +265,9 @@ def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, A
 
 
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
-         training: dict[str, Any], ranking: Dataset[Item] | None = None) -> bundle.Bundle:  # fmt: skip
-    """Fit readings and suspicion, calibrate, choose thresholds, write the bundle.
+         training: dict[str, Any], met: Sequence[readings.Sample] = (),
+         looked_at: Dataset[Item] | None = None) -> bundle.Bundle:  # fmt: skip
+    """Fit conspicuity, readings and suspicion, calibrate, choose thresholds, write the bundle.
 
     Args:
         checkpoint: of a training run.
@@ -264,12 +276,15 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         name, version: of the bundle.
         studies: how many validation studies.
         training: facts for the manifest.
-        ranking: studies of the training maps that readings and suspicion are fitted to; None leaves both as trained.
+        met: regions of studies of the training maps (:func:`readings.collect` with this very network) that readings and
+            suspicion are fitted to; without any both stay as trained.
+        looked_at: studies of the training maps that conspicuity is fitted to; without any it stays as trained.
     """
     net = load_network(checkpoint)
-    if ranking is not None:
-        samples = list(readings.collect(net, ranking, range(len(ranking))))  # type: ignore[arg-type]
-        training = training | finish(net, samples)
+    if looked_at is not None and net.spec.tower:
+        training = training | {"conspicuity": conspicuity.fit(net, looked_at, range(len(looked_at)))}  # type: ignore[arg-type]
+    if met:
+        training = training | finish(net, met)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
     calibration, thresholds, figures = summarise(net, seen)
     manifest = bundle.Manifest(
@@ -289,8 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the new bundle, <name>-<version>")
     parser.add_argument("--studies", type=int, default=80)
     parser.add_argument(
-        "--ranking", type=int, default=200, help="studies to fit readings and suspicion to; 0: as trained"
+        "--ranking", type=int, default=400, help="studies to fit readings and suspicion to; 0: as trained"
     )
+    parser.add_argument("--looking", type=int, default=60, help="studies to fit conspicuity to; 0: as trained")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")
     args = parser.parse_args(arguments)
@@ -298,9 +314,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, _, version = args.output.name.rpartition("-")
     facts = json.loads(args.training.read_text(encoding="utf-8")) if args.training else {}
     for_training, bank, _ = split_bank(LabelBank.load(args.bank).without(HELD_OUT))
-    ranking = SimulatedSet(for_training, spec_from_lexicon(), RANKING_SEED, args.ranking) if args.ranking else None
+    net = load_network(args.checkpoint)
+    ranking = SimulatedSet(for_training, net.spec, RANKING_SEED, args.ranking)
+    met = list(readings.collect(net, ranking, range(args.ranking)))
+    looked_at = SimulatedSet(for_training, net.spec, LOOKING_SEED, args.looking) if args.looking else None
     made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts,
-                ranking=ranking)  # fmt: skip
+                met=met, looked_at=looked_at)  # fmt: skip
     print(json.dumps(made.manifest.results, indent=1))
 
 

@@ -48,7 +48,7 @@ def test_a_uniform_map_has_the_mask_s_share(box: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("extent", ["interior", "rim", "context"])
 def test_a_map_of_the_extent_itself_is_perfect_and_the_mask_is_not(box: torch.Tensor, extent: str) -> None:
-    index, inside = measures.window(box, FINE.spacing, torch.zeros_like(box))
+    index, inside = pooling.window(box, FINE.spacing, torch.zeros_like(box))
     control = box.flatten()[index]
     iou, by_control, hit = measures.extent_figures(inside[extent].float(), control, inside, extent)
     assert (iou, hit) == (1.0, True)
@@ -58,7 +58,7 @@ def test_a_map_of_the_extent_itself_is_perfect_and_the_mask_is_not(box: torch.Te
 def test_other_regions_are_left_out_of_the_window(box: torch.Tensor) -> None:
     others = torch.zeros_like(box)
     others[2:4, 15:25, 26:30] = True
-    index, _ = measures.window(box, FINE.spacing, others)
+    index, _ = pooling.window(box, FINE.spacing, others)
     assert not others.flatten()[index].any()
     assert box.flatten()[index].sum() == box.sum()
 

@@ -101,21 +101,16 @@ def test_each_sequence_stands_with_its_own_evidence_and_the_frame_also_without()
     assert sequences(drawn(1)) == [("T2W", False), ("T2W", True), ("ADC", True), ("high-b", True)]
 
 
-def test_the_leading_map_is_an_answer_of_its_sequence_that_speaks_for_the_highest_score(explanation):
+def test_the_leading_map_is_an_answer_of_its_sequence_that_speaks_for_its_score(explanation):
     known = lexicon.load()
     for lesion in explanation.lesions:
         shown = {label.partition(": ")[2] for label in labels(drawn(lesion.number)) if ":" in label}
-
-        def highest(concept, zone=lesion.rationale.zone):
-            return max((s for s in known.concept(concept).supports.get(zone, ()) if isinstance(s, int)), default=0)
-
+        zone = lesion.rationale.zone
         for role, name in (("t2w", "T2W"), ("adc", "ADC"), ("hbv", "high-b")):
             answers = [s.evidence for s in lesion.rationale.steps if s.sequence == role and s.evidence is not None]
-            best = {
-                words.concept_phrase(c).removesuffix(f" on {name}")
-                for c in answers
-                if highest(c) == max(map(highest, answers))
-            }
+            score = lesion.rationale.t2w if role == "t2w" else lesion.rationale.dwi
+            speaking = [c for c in answers if score in known.concept(c).supports.get(zone, ())]
+            best = {words.concept_phrase(c).removesuffix(f" on {name}") for c in speaking or answers}
             assert len(best & shown) == 1
         assert words.concept_phrase(lesion.leading_concept).partition(" on ")[0] in shown
 

@@ -165,19 +165,26 @@ def test_the_reference_finds_the_same_candidates() -> None:
             assert any(np.array_equal(ours.mask, mask) for mask in theirs)
 
 
-def test_a_region_is_opened_with_what_speaks_most_against_it() -> None:
+def test_a_region_is_opened_with_what_speaks_for_its_score_and_lies_closest() -> None:
     from MedRationaleLogic.pirads import lexicon
     from Testing.explanation_factory import PZ_LEFT, TZ_RIGHT, make_explanation
 
     for lesion in make_explanation(lesions=(PZ_LEFT, TZ_RIGHT)).lesions:
-        zone = lesion.rationale.zone
-
-        def highest(concept: str, zone: str = zone) -> int:
-            return max(
-                (s for s in lexicon.load().concept(concept).supports.get(zone, ()) if isinstance(s, int)), default=0
-            )
-
-        shown = [step.evidence for step in lesion.rationale.steps if step.evidence is not None]
-        assert lesion.leading_concept in shown
-        assert highest(str(lesion.leading_concept)) == max(map(highest, shown))
+        rationale = lesion.rationale
+        leads = next(step for step in rationale.steps if step.evidence == lesion.leading_concept)
+        score = rationale.t2w if leads.sequence == "t2w" else rationale.dwi
+        speaking = [
+            step
+            for step in rationale.steps
+            if step.evidence is not None
+            and step.sequence == leads.sequence
+            and score in lexicon.load().concept(step.evidence).supports.get(rationale.zone, ())
+        ]
+        assert leads in speaking
+        # a signal's map lies in the region, a pattern's around it, too
+        reach = {
+            step.id: ("interior", "rim", "context").index(lexicon.load().attribute(step.id).extent) for step in speaking
+        }
+        assert reach[leads.id] == min(reach.values())
+        assert leads.probability == max(step.probability for step in speaking if reach[step.id] == reach[leads.id])
     assert make_explanation().lesions[0].leading_concept.startswith(("adc.", "hbv."))

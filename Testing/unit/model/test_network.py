@@ -386,10 +386,12 @@ def test_a_network_is_read_as_it_was_trained() -> None:
     data = spec_from_lexicon().to_dict()
     assert NetworkSpec.from_dict(data).smoothed
     assert NetworkSpec.from_dict(data).tower
-    del data["smoothed"], data["tower"]
+    assert NetworkSpec.from_dict(data).together
+    del data["smoothed"], data["tower"], data["together"]
     old = NetworkSpec.from_dict(data)
     assert not old.smoothed
     assert not old.tower
+    assert not old.together
     torch.manual_seed(0)
     x = torch.rand(1, old.features, 2, 16, 16)
     for spec in (old, spec_from_lexicon()):
@@ -458,3 +460,34 @@ def test_an_outline_has_a_say_in_readings_and_starts_with_none(net: RationaleNet
     evidence = [n.evidence("t2w", seen, values) for n in (net, told)]
     assert all(torch.equal(evidence[0][k], evidence[1][k]) for k in evidence[0]), "evidence is of the study, not of it"
     assert mine.geometry.shape == (len(GEOMETRY), len(mine.index))
+
+
+def test_extents_are_read_together_and_a_fresh_network_reads_each_alone(
+    net: RationaleNet, features: dict[str, Tensor]
+) -> None:
+    values = net.value_embeddings()
+    mask = torch.zeros(FINE.shape, dtype=torch.bool)
+    mask[8:12, 40:60, 50:58] = True
+    mine = region(mask, FINE.spacing)
+    x = features["t2w"][0].flatten(1)[:, mine.index]
+    # other surroundings, the same inside and rim
+    near = torch.unique(torch.cat([mine.place["interior"], mine.place["rim"]]))
+    away = torch.ones(len(mine.index), dtype=torch.bool)
+    away[near] = False
+    other = x.clone()
+    other[:, away] += 3.0
+    told = copy.deepcopy(net)
+    together = told.stem("t2w").together
+    assert together is not None
+    torch.manual_seed(5)
+    torch.nn.init.normal_(together.leave.weight)
+    for network, knows in ((net, False), (told, True)):
+        first, second = (network.read("t2w", network.embed("t2w", f), mine, values) for f in (x, other))
+        assert torch.allclose(first["t2.signal"], second["t2.signal"], atol=1e-5) is not knows
+        assert not torch.allclose(first["t2.pattern"], second["t2.pattern"], atol=1e-5)
+    alone = RationaleNet(replace(net.spec, together=0)).eval()
+    alone.load_state_dict({k: v for k, v in net.state_dict().items() if ".together." not in k})
+    seen = net.embed("t2w", x)
+    fresh, plain = (n.read("t2w", seen, mine, values) for n in (net, alone))
+    for name in plain:
+        torch.testing.assert_close(fresh[name], plain[name], atol=1e-5, rtol=1e-5)

@@ -14,6 +14,7 @@ from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training import readings, ship
 from MedRationaleLogic.training.data import NORMAL, SimulatedSet
 from MedRationaleLogic.training.readings import Sample
+from MedRationaleLogic.training.ruled import RuleLoss
 from Testing.bundle_factory import tiny_spec
 from Testing.unit.training import coarse_grids
 
@@ -108,10 +109,13 @@ def test_the_fit_lowers_the_loss_of_studies_that_it_did_not_see_and_touches_noth
     held = sorted({s.study for s in samples})[:: min(5, STUDIES)]
     testing = [s for s in samples if s.study in held and bool((s.labels >= 0).any())]
     assert len(testing) == facts["held_out"]
-    assert readings._held_out(net, testing, values) == pytest.approx(min(losses), abs=1e-3), "the best epoch stays"
+    assert readings._held_out(net, testing, values, RuleLoss(net.spec)) == pytest.approx(min(losses), abs=1e-3), (
+        "the best epoch stays"
+    )
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
-    assert all(".placed." in k or ".attention." in k for k in changed)
+    assert all(".placed." in k or ".attention." in k or ".together." in k for k in changed)
+    assert any(".together." in k for k in changed)
     assert not any(p.requires_grad for p in net.parameters())
 
 
