@@ -239,11 +239,16 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _youden(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], low: float, high: float) -> float:
+    """The Youden-optimal threshold within limits: the middle of those that are but a hundredth worse than the best.
+
+    With some sixty positives the very best is one of many, and as often as not the first of them.
+    """
     grid = np.linspace(low, high, 71)
     if not positive.any() or positive.all():
         return float(round((low + high) / 2, 3))
-    gain = [float((scores[positive] >= t).mean() - (scores[~positive] >= t).mean()) for t in grid]
-    return float(round(grid[int(np.argmax(gain))], 3))
+    gain = np.array([(scores[positive] >= t).mean() - (scores[~positive] >= t).mean() for t in grid])
+    good = grid[gain >= gain.max() - 0.01]
+    return float(round(good[len(good) // 2], 3))  # one of them: between two groups of good ones lie bad ones
 
 
 def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, Any]:
@@ -278,11 +283,12 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         training: facts for the manifest.
         met: regions of studies of the training maps (:func:`readings.collect` with this very network) that readings and
             suspicion are fitted to; without any both stay as trained.
-        looked_at: studies of the training maps that conspicuity is fitted to; without any it stays as trained.
+        looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; without any conspicuity
+            stays as trained.
     """
     net = load_network(checkpoint)
     if looked_at is not None and net.spec.tower:
-        training = training | {"conspicuity": conspicuity.fit(net, looked_at, range(len(looked_at)))}  # type: ignore[arg-type]
+        training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
     if met:
         training = training | finish(net, met)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
@@ -306,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ranking", type=int, default=400, help="studies to fit readings and suspicion to; 0: as trained"
     )
-    parser.add_argument("--looking", type=int, default=60, help="studies to fit conspicuity to; 0: as trained")
+    parser.add_argument("--looking", type=int, default=40, help="pairs to fit conspicuity to; 0: as trained")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")
     args = parser.parse_args(arguments)
@@ -317,9 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     net = load_network(args.checkpoint)
     ranking = SimulatedSet(for_training, net.spec, RANKING_SEED, args.ranking)
     met = list(readings.collect(net, ranking, range(args.ranking)))
-    looked_at = SimulatedSet(for_training, net.spec, LOOKING_SEED, args.looking) if args.looking else None
+    pairs = SimulatedSet(for_training, net.spec, LOOKING_SEED, 2 * args.looking, paired=1.0) if args.looking else None
     made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts,
-                met=met, looked_at=looked_at)  # fmt: skip
+                met=met, looked_at=pairs)  # fmt: skip
     print(json.dumps(made.manifest.results, indent=1))
 
 

@@ -40,16 +40,17 @@ def net() -> RationaleNet:
 
 @pytest.fixture(scope="module")
 def data(net: RationaleNet) -> SimulatedSet:
-    return SimulatedSet(sample_bank(), net.spec, 3, 3)
+    return SimulatedSet(sample_bank(), net.spec, 3, 4, paired=1.0)
 
 
 def test_each_map_becomes_better_or_stays_and_nothing_else_changes(net: RationaleNet, data: SimulatedSet) -> None:
     fitted = deepcopy(net)
-    facts = conspicuity.fit(fitted, data, range(3))
-    assert facts["studies"] == 3
+    facts = conspicuity.fit(fitted, data, 2)
+    assert facts["pairs"] == 2
     assert facts["maps"]
-    assert all(m["after"] >= m["before"] for m in facts["maps"].values())
-    assert any(m["after"] > m["before"] for m in facts["maps"].values())
+    gain = {name: value(m["after"]) - value(m["before"]) for name, m in facts["maps"].items()}
+    assert min(gain.values()) >= 0
+    assert max(gain.values()) > 0
     before, after = net.state_dict(), fitted.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
@@ -63,9 +64,14 @@ def test_each_map_becomes_better_or_stays_and_nothing_else_changes(net: Rational
             chosen = facts["maps"].get(f"{sequence} {extent}", {"slope": 1.0, "offset": 0.0})
             torch.testing.assert_close(new[row], chosen["slope"] * old[row] + chosen["offset"], atol=1e-4, rtol=1e-4)
     # asked again it finds what it had left
-    again = conspicuity.fit(fitted, data, range(3))["maps"]
+    again = conspicuity.fit(fitted, data, 2)["maps"]
     for name, was in facts["maps"].items():
         assert again[name]["before"] == pytest.approx(was["after"], abs=0.02)
+
+
+def value(figures: list[float]) -> float:
+    cover, share, alike = figures
+    return cover + (share + alike) / 2
 
 
 def test_a_map_that_is_right_but_faint_is_made_to_show(data: SimulatedSet) -> None:
@@ -73,19 +79,18 @@ def test_a_map_that_is_right_but_faint_is_made_to_show(data: SimulatedSet) -> No
     torch.manual_seed(0)
     perfect = RationaleNet(tiny_spec()).eval()
     perfect.phrases.copy_(load_cached())
-    found: dict[tuple[str, str], dict[conspicuity.Choice, tuple[list[float], list[float]]]] = {}
     item = data[0]
     loud = item["regions_t2w"] > 0
-    choices = {(1.0, 0.0): ([], []), (4.0, 0.0): ([], [])}  # type: ignore[var-annotated]
-    for extent in EXTENTS:
-        found["t2w", extent] = deepcopy(choices)
+    found = {("t2w", e): {(k, 0.0): conspicuity.Figures() for k in (1.0, 4.0)} for e in EXTENTS}
     net = _Told(perfect, loud.flatten())
-    conspicuity._measure(net, item, "t2w", torch.zeros(net.spec.features, loud.numel()), net.values, found)  # type: ignore[arg-type]
-    cover, share = found["t2w", "interior"][1.0, 0.0]
-    sharper_cover, sharper_share = found["t2w", "interior"][4.0, 0.0]
-    assert cover, "the study has a region that shows something inside"
-    assert sum(sharper_share) > sum(share)
-    assert sum(sharper_cover) >= sum(cover)
+    features = torch.zeros(2, net.spec.features, loud.numel())
+    conspicuity._measure(net, item, "t2w", features, net.values, found)  # type: ignore[arg-type]
+    faint, sharper = (found["t2w", "interior"][k, 0.0] for k in (1.0, 4.0))
+    assert faint.cover, "the study has a region that shows something inside"
+    assert sum(sharper.share) > sum(faint.share)
+    assert sum(sharper.cover) >= sum(faint.cover)
+    assert faint.alike == pytest.approx([1.0] * len(faint.alike), abs=1e-3), "both scanners are told the same"
+    assert sharper.value > faint.value
 
 
 class _Told:
@@ -111,4 +116,4 @@ def test_a_network_without_towers_is_refused(data: SimulatedSet) -> None:
 
     plain = RationaleNet(replace(tiny_spec(), tower=0)).eval()
     with pytest.raises(ValueError, match="no conspicuity"):
-        conspicuity.fit(plain, data, range(1))
+        conspicuity.fit(plain, data, 1)

@@ -555,3 +555,14 @@ def test_page_has_a_row_for_every_case() -> None:
     assert all(any(line.startswith(f"| {name} | ") for line in lines) for name in totals)
     assert "Research use only" in page
     assert "    python -m something" in lines
+
+
+def test_a_threshold_is_the_middle_of_the_good_ones_and_lies_within_its_limits() -> None:
+    scores = np.array([0.01, 0.02, 0.03, 0.6, 0.7, 0.8])
+    positive = scores > 0.5
+    assert ship._youden(scores, positive, 0.05, 0.8) == pytest.approx((0.05 + 0.6) / 2, abs=0.02)
+    # two groups of good ones, nothing but bad ones between them
+    mixed, truth = np.array([0.2, 0.4, 0.3, 0.5] * 20), np.array([False, False, True, True] * 20)
+    one = ship._youden(mixed, truth, 0.05, 0.8)
+    assert 0.4 < one <= 0.5 or 0.2 < one <= 0.3
+    assert ship._youden(scores, positive & False, 0.1, 0.5) == pytest.approx(0.3)
