@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -365,21 +365,27 @@ def _measured_here(explanation: Explanation, lesion: Lesion, role: Role) -> bool
 
 
 def _strongest(lesion: Lesion, role: Role) -> list[_Shown]:
-    """The concepts behind a sequence's answers: first those that its score rests on, most probable first.
+    """The concepts behind a sequence's answers: first those that its score rests on, first those whose maps lie closest
+    to the region (as :attr:`Lesion.leading_concept` has it), then the most probable.
 
     One per attribute, so no near-duplicates ("hypointense" beside "markedly hypointense")."""
     rationale = lesion.rationale
+    extents = get_args(lexicon.Extent)
     score = rationale.step("t2w.score" if role == "t2w" else "dwi.score")
     readings = {r.concept: r for r in lesion.readings if r.peak is not None}
     cited = [
-        (step.id in score.based_on, readings[step.evidence])
+        (
+            step.id not in score.based_on,
+            extents.index(lexicon.load().attribute(step.id).extent),
+            readings[step.evidence],
+        )
         for step in rationale.steps
         if step.sequence == role and step.evidence is not None and step.evidence in readings
     ]
-    ranked = sorted(cited, key=lambda one: (not one[0], -one[1].probability))
+    ranked = sorted(cited, key=lambda one: (one[0], one[1], -one[2].probability))
     return [
         _Shown(r.concept, f"probability {r.probability:.2f}; strongest on slice {(r.peak_slice or 0) + 1}; ")
-        for _, r in ranked[:MAPS_PER_SEQUENCE]
+        for *_, r in ranked[:MAPS_PER_SEQUENCE]
     ]
 
 

@@ -213,7 +213,7 @@ def fit(
     for p in parts:
         p.requires_grad_(wanted[id(p)])
     return {
-        "studies": len(studies), "samples": len(training), "held_out": len(testing),
+        "rules": RULES, "studies": len(studies), "samples": len(training), "held_out": len(testing),
         "loss_by_epoch": [round(x, 4) for x in losses],
     }  # fmt: skip
 
