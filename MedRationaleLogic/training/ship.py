@@ -270,7 +270,7 @@ def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, A
 
 
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
-         training: dict[str, Any], met: Sequence[readings.Sample] = (),
+         training: dict[str, Any], ranking: Dataset[Item] | None = None,
          looked_at: Dataset[Item] | None = None) -> bundle.Bundle:  # fmt: skip
     """Fit conspicuity, readings and suspicion, calibrate, choose thresholds, write the bundle.
 
@@ -281,15 +281,15 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         name, version: of the bundle.
         studies: how many validation studies.
         training: facts for the manifest.
-        met: regions of studies of the training maps (:func:`readings.collect` with this very network) that readings and
-            suspicion are fitted to; without any both stay as trained.
-        looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; without any conspicuity
-            stays as trained.
+        ranking: studies of the training maps that readings and suspicion are fitted to; None leaves both as trained.
+        looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; None leaves conspicuity
+            as trained.
     """
     net = load_network(checkpoint)
     if looked_at is not None and net.spec.tower:
         training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
-    if met:
+    if ranking is not None:
+        met = list(readings.collect(net, ranking, range(len(ranking))))  # type: ignore[arg-type]
         training = training | finish(net, met)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
     calibration, thresholds, figures = summarise(net, seen)
@@ -320,12 +320,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, _, version = args.output.name.rpartition("-")
     facts = json.loads(args.training.read_text(encoding="utf-8")) if args.training else {}
     for_training, bank, _ = split_bank(LabelBank.load(args.bank).without(HELD_OUT))
-    net = load_network(args.checkpoint)
-    ranking = SimulatedSet(for_training, net.spec, RANKING_SEED, args.ranking)
-    met = list(readings.collect(net, ranking, range(args.ranking)))
-    pairs = SimulatedSet(for_training, net.spec, LOOKING_SEED, 2 * args.looking, paired=1.0) if args.looking else None
+    spec = spec_from_lexicon()
+    ranking = SimulatedSet(for_training, spec, RANKING_SEED, args.ranking) if args.ranking else None
+    pairs = SimulatedSet(for_training, spec, LOOKING_SEED, 2 * args.looking, paired=1.0) if args.looking else None
     made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts,
-                met=met, looked_at=pairs)  # fmt: skip
+                ranking=ranking, looked_at=pairs)  # fmt: skip
     print(json.dumps(made.manifest.results, indent=1))
 
 

@@ -17,8 +17,8 @@ import pytest
 #: Every module that takes a grid by its name: all are imported before the exchange, or they would keep it.
 TAKERS = (
     "evaluation.cohort", "inference.explainer", "model.grids", "model.network", "simulation.files", "simulation.study",
-    "training.baseline", "training.data", "training.figures", "training.items", "training.module", "training.outlines",
-    "training.run", "training.readings", "training.ship",
+    "training.baseline", "training.conspicuity", "training.data", "training.figures", "training.items",
+    "training.module", "training.outlines", "training.run", "training.readings", "training.ship",
 )  # fmt: skip
 NAMES = ("FINE", "DIFFUSION", "COARSE")
 

@@ -26,6 +26,7 @@ from MedRationaleLogic.inference.explainer import _theta
 from MedRationaleLogic.model import bundle
 from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, GridSpec
 from MedRationaleLogic.model.network import NetworkSpec
+from MedRationaleLogic.model.pooling import EXTENTS
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.sample import sample_bank
@@ -357,6 +358,26 @@ def test_a_checkpoint_becomes_a_bundle(trained: dict[str, Any], coarse: None, tm
     weights = trained["second"]["state_dict"]
     for name, value in again.network().state_dict().items():
         torch.testing.assert_close(value, weights[f"net.{name}"], atol=2e-3, rtol=2e-3)  # stored at half precision
+
+
+def test_conspicuity_is_fitted_before_a_bundle_is_written(
+    trained: dict[str, Any], coarse: None, tmp_path: Path
+) -> None:
+    maps = sample_bank()
+    net = ship.load_network(trained["path"])
+    pair = SimulatedSet(maps, net.spec, 5, 2, paired=1.0)
+    made = ship.ship(
+        trained["path"], maps, tmp_path / "tiny-0.0.3", name="tiny", version="0.0.3", studies=1, training={},
+        looked_at=pair,
+    )  # fmt: skip
+    facts = made.manifest.training["conspicuity"]
+    assert facts["pairs"] == 1
+    again = bundle.read(tmp_path / "tiny-0.0.3").network()
+    for key, chosen in facts["maps"].items():
+        sequence, extent = key.split()
+        row = EXTENTS.index(extent)
+        before, after = net.stem(sequence).conspicuity, again.stem(sequence).conspicuity
+        torch.testing.assert_close(after.weight[row], before.weight[row] * chosen["slope"], atol=2e-3, rtol=2e-3)
 
 
 class _Numbers(Dataset[Any]):
