@@ -182,7 +182,7 @@ class Volume:
 
     @cached_property
     def occupied(self) -> tuple[slice, slice, slice] | None:
-        """The smallest box (z, y, x) that holds every voxel that is not 0; None when all are."""
+        """The smallest box (z, y, x) that holds every voxel that is not 0; None where there is no such voxel."""
         box = []
         for axis in range(3):
             where = np.flatnonzero(self.array.any(axis=tuple(i for i in range(3) if i != axis)))
