@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from MedRationaleLogic.training.conspicuity import SHOWN
 from MedRationaleLogic.training.module import dice
 
 Bools = NDArray[np.bool_]
-
-#: Where evidence counts as shown.
-SHOWN = 0.5
 
 
 def dsc(predicted: Tensor, truth: Tensor, known: Tensor | None = None) -> float | None:

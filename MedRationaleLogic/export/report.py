@@ -365,8 +365,8 @@ def _measured_here(explanation: Explanation, lesion: Lesion, role: Role) -> bool
 
 
 def _strongest(lesion: Lesion, role: Role) -> list[_Shown]:
-    """The concepts behind a sequence's answers: first those that its score rests on, first those whose maps lie closest
-    to the region (as :attr:`Lesion.leading_concept` has it), then the most probable.
+    """The concepts behind a sequence's answers, in order: what its score rests on, whose map lies closest to the region
+    (as :attr:`Lesion.leading_concept` has it), the more probable.
 
     One per attribute, so no near-duplicates ("hypointense" beside "markedly hypointense")."""
     rationale = lesion.rationale

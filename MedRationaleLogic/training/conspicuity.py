@@ -29,7 +29,7 @@ from MedRationaleLogic.training.data import ROWS, Item
 
 SLOPES: Final = (1.0, 1.5, 2.0, 3.0, 4.0)
 OFFSETS: Final = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
-#: A map is shown from here on.
+#: A map is shown from here on, in the fit, in the bundle's thresholds and in the evaluation.
 SHOWN: Final = 0.5
 
 Choice = tuple[float, float]

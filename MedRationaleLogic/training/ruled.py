@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -39,11 +40,8 @@ class RuleLoss:
         values = {a.id: a.values for a in spec.attributes}
         self.of_t2w = [a.id for a in spec.attributes if a.sequence == "t2w"]
         self.of_dwi = [a.id for a in spec.attributes if a.sequence != "t2w"]
-        self.t2w = [
-            _table(self.of_t2w, values, lambda v, zone=zone: rules.t2w_score(zone, v, SMALL_MM))  # type: ignore[misc]
-            for zone in ZONES
-        ]
-        self.dwi = _table(self.of_dwi, values, lambda v: rules.dwi_score(v, SMALL_MM))
+        self.t2w = [_table(self.of_t2w, values, partial(rules.t2w_score, zone, size_mm=SMALL_MM)) for zone in ZONES]
+        self.dwi = _table(self.of_dwi, values, partial(rules.dwi_score, size_mm=SMALL_MM))
 
     def __call__(self, logits: Mapping[str, Tensor], labels: Tensor, zone: int) -> Tensor | None:
         """The loss of one region.

@@ -210,8 +210,8 @@ def summarise(net: RationaleNet, seen: dict[str, Any]) -> tuple[dict[str, float]
     peaks = np.array([p for p, _ in seen["peaks"]])
     hits = np.array([h for _, h in seen["peaks"]], dtype=bool)
     thresholds = {
-        "lesion_peak": _youden(peaks, hits, 0.1, 0.5), "suspicion": _youden(s, c, 0.05, 0.8), "evidence": 0.5,
-        "min_volume_ml": 0.1,
+        "lesion_peak": _youden(peaks, hits, 0.1, 0.5), "suspicion": _youden(s, c, 0.05, 0.8),
+        "evidence": conspicuity.SHOWN, "min_volume_ml": 0.1,
     }  # fmt: skip
     auroc = area_under_roc(s, c)
     figures = {

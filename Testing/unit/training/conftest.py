@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from Testing.unit.training import coarse_grids
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -14,3 +16,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def coarse_module() -> Iterator[None]:
+    """The coarse grids for a whole module of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        coarse_grids.exchange(patch)
+        yield

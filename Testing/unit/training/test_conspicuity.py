@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
@@ -16,14 +15,8 @@ from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training import conspicuity
 from MedRationaleLogic.training.data import SimulatedSet
 from Testing.bundle_factory import tiny_spec
-from Testing.unit.training import coarse_grids
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _coarse() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        coarse_grids.exchange(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("coarse_module")
 
 
 @pytest.fixture(scope="module")

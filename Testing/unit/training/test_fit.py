@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,7 @@ from Testing.bundle_factory import tiny_bundle
 from Testing.unit.training import coarse_grids
 from Testing.unit.training import layout_factory as made
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _coarse() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        coarse_grids.exchange(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("coarse_module")
 
 
 @pytest.fixture(autouse=True)

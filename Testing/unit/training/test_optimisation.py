@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,8 @@ from MedRationaleLogic.training.data import Item, SimulatedSet
 from MedRationaleLogic.training.losses import Multiplier, branch, jaccard_loss, overlap_excess
 from MedRationaleLogic.training.module import RationaleTask, _agreement, _outside
 from Testing.bundle_factory import tiny_spec
-from Testing.unit.training import coarse_grids
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _coarse() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        coarse_grids.exchange(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("coarse_module")
 
 
 @pytest.fixture(scope="module")

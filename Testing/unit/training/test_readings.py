@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,6 @@ from MedRationaleLogic.training.data import NORMAL, SimulatedSet
 from MedRationaleLogic.training.readings import Sample
 from MedRationaleLogic.training.ruled import RuleLoss
 from Testing.bundle_factory import tiny_spec
-from Testing.unit.training import coarse_grids
 
 STUDIES = 4
 
@@ -30,11 +28,7 @@ def network() -> RationaleNet:
     return made.requires_grad_(False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _coarse() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        coarse_grids.exchange(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("coarse_module")
 
 
 @pytest.fixture(scope="module")
