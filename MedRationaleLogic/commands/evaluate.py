@@ -17,7 +17,9 @@ def evaluate(
     labels: Annotated[Path, typer.Option("--labels", help="The packed label maps it is drawn from (.npz).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the page, the CSV, the JSON, the records.")],
     bundle: Annotated[str | None, typer.Option("--bundle", help="Name or folder of the bundle to measure.")] = None,
-    twin: Annotated[Path | None, typer.Option("--twin", help="Checkpoint of the unconstrained twin.")] = None,
+    twin: Annotated[
+        Path | None, typer.Option("--twin", help="Checkpoint or bundle folder of the unconstrained twin.")
+    ] = None,
     unet: Annotated[Path | None, typer.Option("--unet", help="Checkpoint of the plain U-Net.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Only the first so many studies.")] = None,
     shift: Annotated[bool, typer.Option("--shift/--no-shift", help="Also image them by unseen scanners.")] = True,
@@ -44,7 +46,7 @@ def evaluate(
     from MedRationaleLogic.training.data import SimulatedSet
 
     torch.set_num_threads(threads)
-    for file in (labels, twin, unet):
+    for file in (labels, unet, None if twin is None or twin.is_dir() else twin):
         if file is not None and not file.is_file():
             raise FileNotFoundError(f"{file} is not a file; give label maps packed by `training.run bank`, checkpoints")
     frozen = load_cohort(Path(cohort) if cohort.endswith(".json") else cohort)
@@ -58,8 +60,11 @@ def evaluate(
         summary.OURS: (runs.ConceptPredictor(net, found.manifest.calibration), net)
     }
     if twin is not None:
-        other = ship.load_network(twin)
-        predictors[summary.TWIN] = (runs.ConceptPredictor(other, conspicuity=False), other)
+        # a checkpoint is as trained, a bundle has been through the last stage, too (training.ship)
+        made = bundles.read(twin) if twin.is_dir() else None
+        other = ship.load_network(twin) if made is None else made.network().eval()
+        calibration = None if made is None else made.manifest.calibration
+        predictors[summary.TWIN] = (runs.ConceptPredictor(other, calibration, conspicuity=False), other)
     if unet is not None:
         predictors[summary.PEER] = (runs.PeerPredictor(baseline.load(unet)), None)
     models: dict[str, summary.Records] = {}

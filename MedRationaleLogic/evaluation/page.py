@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from MedRationaleLogic.evaluation.statistics import Interval
-from MedRationaleLogic.evaluation.summary import OURS, Records, Row, plain
+from MedRationaleLogic.evaluation.summary import OURS, Records, Row, detection_metrics, plain
 from MedRationaleLogic.resources import resource_path
 
 
@@ -44,7 +44,6 @@ def _picture(figure: Any) -> str:
 def figures(models: Mapping[str, Records], details: Mapping[str, Any]) -> list[dict[str, str]]:
     """ROC, FROC, calibration, evidence against mask, confusion of scores, as embedded PNGs with alternative texts."""
     from matplotlib.figure import Figure
-    from picai_eval.metrics import Metrics
 
     out = []
 
@@ -55,21 +54,19 @@ def figures(models: Mapping[str, Records], details: Mapping[str, Any]) -> list[d
     roc, froc = Figure(figsize=(5, 4)), Figure(figsize=(5, 4))
     a, b = roc.subplots(), froc.subplots()
     for name, records in models.items():
-        chosen = [r["detection"] for r in records]
-        m = Metrics(
-            lesion_results={str(k): [tuple(x) for x in d["results"]] for k, d in enumerate(chosen)},
-            case_target={str(k): d["target"] for k, d in enumerate(chosen)},
-            case_pred={str(k): d["case"] for k, d in enumerate(chosen)},
-        )
+        m = detection_metrics(records, np.arange(len(records)))
+        if m is None:
+            continue
         a.plot(m.case_FPR, m.case_TPR, label=name)
         b.plot(m.lesion_FPR, m.lesion_TPR, label=name)
     a.set(xlabel="false positive rate (studies)", ylabel="true positive rate", title="ROC, studies")
     b.set(xlabel="false positives per study", ylabel="sensitivity (lesions)", title="FROC", xlim=(0, 5), ylim=(0, 1))
-    for axes in (a, b):
-        axes.legend()
-        axes.grid(alpha=0.3)
-    add(roc, "ROC over studies with and without a region of category 4 or 5")
-    add(froc, "FROC: sensitivity for regions of category 4 or 5 against false positives per study")
+    if a.lines:
+        for axes in (a, b):
+            axes.legend()
+            axes.grid(alpha=0.3)
+        add(roc, "ROC over studies with and without a region of category 4 or 5")
+        add(froc, "FROC: sensitivity for regions of category 4 or 5 against false positives per study")
     confidence, right = [], []
     for r in models[OURS]:
         for region in r.get("regions", ()):

@@ -50,14 +50,19 @@ class Row:
     met: bool | None = None
 
 
-def _metrics(records: Records, index: NDArray[np.int64], part: str | None) -> Any:
-    import warnings
+def detection_metrics(records: Records, index: NDArray[np.int64], part: str | None = None) -> Any:
+    """picai_eval's metrics of some studies; None where none of them has a region of category >= 4 to be found.
 
+    Args:
+        records: of one model.
+        index: which of them, with repeats.
+        part: "unseen" for those by unseen scanners.
+    """
     from picai_eval.metrics import Metrics
 
-    # scikit-learn warns of draws without a positive; such a draw has no AP worth a warning
-    warnings.filterwarnings("ignore", message="No positive class found", category=UserWarning)
     chosen = [(records[i] if part is None else records[i][part])["detection"] for i in index]
+    if not any(d["target"] for d in chosen):
+        return None
     return Metrics(
         lesion_results={str(k): [tuple(x) for x in d["results"]] for k, d in enumerate(chosen)},
         case_target={str(k): d["target"] for k, d in enumerate(chosen)},
@@ -66,8 +71,13 @@ def _metrics(records: Records, index: NDArray[np.int64], part: str | None) -> An
 
 
 def average_precision(records: Records, part: str | None = None) -> Statistic:
-    """AP over lesions by picai_eval, as a statistic of indices of studies."""
-    return lambda index: float(_metrics(records, index, part).AP)
+    """AP over lesions by picai_eval, as a statistic of indices of studies; NaN where there is no lesion."""
+
+    def statistic(index: NDArray[np.int64]) -> float:
+        metrics = detection_metrics(records, index, part)
+        return math.nan if metrics is None else float(metrics.AP)
+
+    return statistic
 
 
 def case_auroc(records: Records, part: str | None = None) -> Statistic:

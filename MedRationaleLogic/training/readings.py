@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +35,8 @@ MIN_PEAK: Final = 0.05
 MIN_VOLUME_ML: Final = 0.05
 #: Weight of what the readings' scores are off by (:class:`MedRationaleLogic.training.ruled.RuleLoss`).
 RULES: Final = 0.1
+#: Voxels of an extent that a training draw looks at; other ones each time, so that large regions cost no more.
+MOST: Final = 500
 #: All three sequences there.
 WHOLE: Final = 2 ** len(SEQUENCES) - 1
 
@@ -145,6 +147,19 @@ def read(net: RationaleNet, sample: Sample, values: Tensor) -> dict[str, Tensor]
     return out
 
 
+def thinned(sample: Sample, generator: torch.Generator) -> Sample:
+    """The sample with at most :data:`MOST` random voxels of each extent, drawn for each extent on its own.
+
+    A context has the voxels of the interior, too; what the draw for the interior keeps does not count in the context.
+    """
+    looks = {}
+    for s, (features, region) in sample.looks.items():
+        chosen = {e: at[torch.randperm(len(at), generator=generator)[:MOST]] for e, at in region.place.items()}
+        keep, place = pooling.gather(chosen)
+        looks[s] = features[:, keep], pooling.Region(region.index[keep], place, region.geometry[:, keep])
+    return replace(sample, looks=looks)
+
+
 @torch.inference_mode()
 def judge(net: RationaleNet, samples: Sequence[Sample], calibration: Mapping[str, float]) -> list[Judged]:
     """The samples as the suspicion's fit takes them, once for each state; those of category 3 are left out."""
@@ -199,7 +214,7 @@ def fit(
         for start in range(0, len(order), batch):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / total)))
-            mine = [_loss(net, training[k], values, ruled) for k in order[start : start + batch]]
+            mine = [_loss(net, thinned(training[k], g), values, ruled) for k in order[start : start + batch]]
             optimizer.zero_grad()
             torch.stack(mine).mean().backward()
             optimizer.step()

@@ -149,7 +149,7 @@ class FollowTwin(L.Callback):
 def train(
     output: Path, dataset: Dataset[Item], spec: NetworkSpec, *, steps: int, batch: int = 2, lr: float = 1e-3,
     seed: int = 0, init: Path | None = None, stop: int | None = None, every: int = 100, workers: int = 1,
-    precision: str = "bf16-mixed", accelerator: str = "cpu", first: int = 0, constrained: bool = True,
+    precision: str = "32-true", accelerator: str = "cpu", first: int = 0, constrained: bool = True,
     twin: Path | None = None, localizer: Path | None = None, ema: float = 0.995, branch: Path | None = None,
     frozen: bool = False,
 ) -> Path:  # fmt: skip
@@ -337,6 +337,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         p.add_argument("--stop", type=int, help="end here, on the schedule of --steps")
         p.add_argument("--tower", type=int, help="channels of the concepts' own part; 0: none, as in the first stage")
         p.add_argument("--paired", type=float, default=0.2, help="simulated pairs that are one anatomy by two scanners")
+        p.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays on a GPU or with AMX only")
+        p.add_argument("--accelerator", default="cpu", help="Lightning's: cpu, gpu, auto")
+        p.add_argument(
+            "--unconstrained", action="store_true", help="no loss says where evidence lies (the twin's concepts)"
+        )
     args = parser.parse_args(arguments)
     if args.what == "bank":
         read_bank(sorted(args.labels.glob("*.nii.gz"))).save(args.output)
@@ -348,8 +353,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     items, test, facts = mixture(args, args.paired)
     spec = spec_from_lexicon() if args.tower is None else spec_from_lexicon(tower=args.tower)
     last = train(args.output, items, spec, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed,
-                 init=args.init, stop=args.stop, constrained=args.what in ("constrained", "concepts"), twin=args.twin,
-                 branch=args.branch, localizer=args.localizer, frozen=args.what == "concepts")  # fmt: skip
+                 init=args.init, stop=args.stop, twin=args.twin, branch=args.branch, localizer=args.localizer,
+                 constrained=args.what in ("constrained", "concepts") and not args.unconstrained,
+                 frozen=args.what == "concepts", precision=args.precision, accelerator=args.accelerator)  # fmt: skip
     facts |= {"command": vars(args), "scores_on_crops": score_crops(last, test, spec) if test else {}}
     (args.output / "run.json").write_text(json.dumps(facts, indent=1, default=str), encoding="utf-8")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -162,6 +164,15 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
     assert widths == [4]
     with pytest.raises(ValueError, match="measured on other studies"):
         summary.table({summary.OURS: models[summary.OURS], summary.TWIN: models[summary.TWIN][1:]}, net.spec)
+
+
+def test_without_a_lesion_there_is_no_precision_and_no_crash() -> None:
+    pytest.importorskip("picai_eval")
+    healthy = {"detection": {"results": [], "case": 0.0, "target": 0}}
+    found = {"detection": {"results": [[1, 0.9, 0.5]], "case": 0.9, "target": 1}}
+    ap = summary.average_precision([healthy, found])
+    assert math.isnan(ap(np.array([0, 0])))
+    assert ap(np.array([0, 1])) == 1.0
 
 
 def test_deleting_the_most_important_first_falls_fastest() -> None:

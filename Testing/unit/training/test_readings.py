@@ -21,9 +21,7 @@ STUDIES = 4
 
 def network() -> RationaleNet:
     torch.manual_seed(0)
-    made = RationaleNet(
-        tiny_spec()
-    ).eval()  # fmt: skip
+    made = RationaleNet(tiny_spec()).eval()
     made.phrases.copy_(load_cached())
     return made.requires_grad_(False)
 
@@ -111,6 +109,32 @@ def test_the_fit_lowers_the_loss_of_studies_that_it_did_not_see_and_touches_noth
     assert all(".placed." in k or ".attention." in k or ".together." in k for k in changed)
     assert any(".together." in k for k in changed)
     assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_a_training_draw_looks_at_some_voxels_of_each_extent(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readings, "MOST", 12)
+    g = torch.Generator().manual_seed(0)
+    large = 0
+    for sample in samples:
+        some, others = readings.thinned(sample, g), readings.thinned(sample, g)
+        assert some.labels is sample.labels
+        for s, (features, region) in sample.looks.items():
+            few, part = some.looks[s]
+            assert torch.equal(part.index, torch.unique(part.index))
+            at = torch.searchsorted(region.index, part.index)
+            assert torch.equal(region.index[at], part.index)
+            assert torch.equal(features[:, at], few)
+            assert torch.equal(region.geometry[:, at], part.geometry)
+            for e, place in region.place.items():
+                # drawn for each extent on its own: a context with all of the interior would be mostly interior
+                assert len(part.place[e]) == min(12, len(place))
+                assert bool(torch.isin(part.index[part.place[e]], region.index[place]).all())
+            if len(region.place["context"]) > 100:
+                large += 1
+                assert not torch.equal(part.index, others.looks[s][1].index)
+    assert large > 5
 
 
 def test_readings_are_judged_once_for_each_state_and_open_ones_are_left_out(samples: list[Sample]) -> None:

@@ -1,0 +1,88 @@
+"""``medrationale evaluate`` as called: a frozen cohort, a tiny bundle, a twin; what comes out and what is not taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from MedRationaleLogic import cli
+from MedRationaleLogic.evaluation import cohort, summary
+from MedRationaleLogic.model.bundle import Bundle
+from MedRationaleLogic.simulation.cohort import freeze
+from MedRationaleLogic.simulation.sample import sample_bank
+from Testing.bundle_factory import tiny_bundle
+from Testing.unit.training import coarse_grids
+
+COUNT = 2
+
+
+class Room:
+    """A folder with a frozen cohort, its label maps and a bundle, on the coarse grids."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.labels = folder / "labels.npz"
+        sample_bank().save(self.labels)
+        self.cohort = folder / "tiny.json"
+        freeze(sample_bank(), "tiny", 11, COUNT).save(self.cohort)
+        self.bundle: Bundle = tiny_bundle(folder)
+
+    def evaluate(self, *options: str | Path, output: str) -> Result:
+        command = [
+            "evaluate", str(self.cohort), "--labels", str(self.labels), "--bundle", str(self.bundle.path),
+            "--output", str(self.folder / output), "--no-shift", "--controls", "1", "--threads", "1",
+        ]  # fmt: skip
+        return CliRunner().invoke(cli.app, [*command, *map(str, options)])
+
+    def table(self, output: str) -> dict[str, Any]:
+        rows = json.loads((self.folder / output / "results.json").read_text(encoding="utf-8"))["table"]
+        return {row["name"]: row for row in rows}
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
+    pytest.importorskip("picai_eval")
+    coarse_grids.exchange(monkeypatch)
+    monkeypatch.setattr(summary, "DRAWS", 10)
+    return Room(tmp_path)
+
+
+def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) -> None:
+    result = room.evaluate("--twin", room.bundle.path, output="bundle")
+    assert result.exit_code == 0, result.exception
+    assert "Research use only" in result.output
+    net = room.bundle.network()
+    checkpoint = room.folder / "twin.ckpt"
+    state = {f"net.{k}": v for k, v in net.state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"spec": net.spec.to_dict()}}, checkpoint)
+    assert room.evaluate("--twin", checkpoint, output="checkpoint").exit_code == 0
+    for output in ("bundle", "checkpoint"):
+        table = room.table(output)
+        # the same weights as ours: the same masks and readings
+        for name in ("gland DSC", "attribute AUROC, macro, on drawn regions"):
+            assert table[name]["differences"][summary.TWIN]["value"] == 0.0
+        # but evidence without conspicuity, which a twin never learnt
+        mine, twin = (table["pointing game"]["values"][m] for m in (summary.OURS, summary.TWIN))
+        assert mine["value"] == mine["value"]
+        assert twin["value"] == twin["value"]
+    maps = [
+        [region["means"] for r in cohort.read(room.folder / "bundle" / f"records-{m}.jsonl") for region in r["regions"]]
+        for m in (summary.OURS, summary.TWIN)
+    ]
+    assert maps[0]
+    assert maps[0] != maps[1]
+
+
+def test_what_is_missing_is_named(room: Room) -> None:
+    missing = room.folder / "nowhere.ckpt"
+    for option in ("--twin", "--unet"):
+        result = room.evaluate(option, missing, output="none")
+        assert result.exit_code != 0
+        assert str(missing) in result.output + str(result.exception)
+    assert not (room.folder / "none").exists()
