@@ -31,7 +31,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError: the cohort, the label maps, the bundle or a checkpoint is missing.
-        ValueError: the label maps are not those of the cohort.
+        ValueError: the label maps are not those of the cohort, or the output's records are of another model.
         ModuleNotFoundError: picai_eval is not installed.
     """
     import torch
@@ -56,25 +56,29 @@ def evaluate(
     count = min(n or frozen.count, frozen.count)
     items = SimulatedSet(maps, net.spec, frozen.seed, count)
     unseen = SimulatedSet(maps, net.spec, frozen.seed, count, scanner=1, domain="unseen") if shift else None
-    predictors: dict[str, tuple[runs.Predictor, RationaleNet | None]] = {
-        summary.OURS: (runs.ConceptPredictor(net, found.manifest.calibration), net)
+    predictors: dict[str, tuple[runs.Predictor, RationaleNet | None, str]] = {
+        summary.OURS: (runs.ConceptPredictor(net, found.manifest.calibration), net, found.manifest.sha256)
     }
     if twin is not None:
         # a checkpoint is as trained, a bundle has been through the last stage, too (training.ship)
         made = bundles.read(twin) if twin.is_dir() else None
         other = ship.load_network(twin) if made is None else made.network().eval()
         calibration = None if made is None else made.manifest.calibration
-        predictors[summary.TWIN] = (runs.ConceptPredictor(other, calibration, conspicuity=False), other)
+        weights = bundles.file_sha256(twin) if made is None else made.manifest.sha256
+        predictors[summary.TWIN] = (runs.ConceptPredictor(other, calibration, conspicuity=False), other, weights)
     if unet is not None:
-        predictors[summary.PEER] = (runs.PeerPredictor(baseline.load(unet)), None)
+        predictors[summary.PEER] = (runs.PeerPredictor(baseline.load(unet)), None, bundles.file_sha256(unet))
     models: dict[str, summary.Records] = {}
-    for name, (predictor, mine) in predictors.items():
+    for name, (predictor, mine, weights) in predictors.items():
         file = output / f"records-{name}.jsonl"
-        for done in runs.run(predictor, items, range(count), file, unseen=unseen, net=mine):
+        of = {"cohort": frozen.sha256, "weights": weights}
+        for done in runs.run(predictor, items, range(count), file, unseen=unseen, net=mine, facts=of):
             if done % 20 == 0:
                 typer.echo(f"{name}: {done} of {count}", err=True)
         models[name] = [r for r in runs.read(file) if r["index"] < count]
-    blank = RationaleNet(net.spec).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        blank = RationaleNet(net.spec).eval()
     blank.phrases.copy_(net.phrases)
     beside = []
     few = [r for r in models[summary.OURS] if r["index"] < controls]
@@ -83,7 +87,8 @@ def evaluate(
         ("random weights", runs.ConceptPredictor(blank), blank),
     ):
         file = output / f"records-{name.replace(' ', '-')}.jsonl"
-        for _ in runs.run(predictor, items, range(min(controls, count)), file, net=mine):
+        of = {"cohort": frozen.sha256, "weights": found.manifest.sha256}
+        for _ in runs.run(predictor, items, range(min(controls, count)), file, net=mine, facts=of):
             pass
         beside += _control(name, [r for r in runs.read(file) if r["index"] < controls], net)
     beside += _control(f"the model, on the same {len(few)} studies", few, net)

@@ -14,17 +14,20 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, relevance_mass, slice_dsc
+from MedRationaleLogic.evaluation.measures import cosine, dsc, extent_figures, jaccard, relevance_mass, slice_dsc
+from MedRationaleLogic.imaging.measure import feret_in_plane
+from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
 
+#: Grows when a figure of a record changes its meaning: records of before are not gone on with.
+RECORDS = 2
 #: Candidates from here on are ranked; what a reader is shown starts higher.
 MIN_PEAK, MIN_VOLUME_ML = 0.05, 0.05
 
@@ -77,7 +80,7 @@ class ConceptPredictor:
     Args:
         net: in evaluation mode.
         calibration: attribute id -> temperature; empty for none.
-        shuffle: permute the values' embeddings within each attribute: a control that must read nothing.
+        shuffle: permute all values' embeddings, over all attributes: a control that must read nothing.
         conspicuity: False for a network that never learnt any, as the twin: its evidence is what the phrases say alone.
     """
 
@@ -89,9 +92,9 @@ class ConceptPredictor:
         with torch.inference_mode():
             self.values = net.value_embeddings()
             if shuffle:
-                self.values = self.values.clone()
-                for where in net.slices().values():
-                    self.values[where] = self.values[where].roll(1, 0)
+                # within an attribute it would read the opposite, which is something
+                g = torch.Generator().manual_seed(0)
+                self.values = self.values[torch.randperm(len(self.values), generator=g)]
 
     @torch.inference_mode()
     def predict(self, item: Item) -> Prediction:
@@ -123,7 +126,6 @@ class ConceptPredictor:
                 continue
             masks = {s: item[f"regions_{s}"] == row + 1 for s in flat}
             readings = self._read(flat, masks)
-            raw = self._read(flat, masks, calibrated=False)
             mask = item["regions_t2w"] == row + 1
             if not readings or not bool(mask.any()):
                 continue
@@ -131,7 +133,6 @@ class ConceptPredictor:
             said = net.suspicion(zone, readings, residual[0, 0][mask].float().mean(), there)
             regions[row] = {
                 "p": {a: [round(float(v), 4) for v in p] for a, p in readings.items()},
-                "raw": {a: [round(float(v), 4) for v in p] for a, p in raw.items()},
                 "suspicion": float(torch.sigmoid(said.logit)), "share": float(said.residual_share),
                 "terms": {n: float(t) for n, t in said.terms}, "logit": float(said.logit),
             }  # fmt: skip
@@ -142,11 +143,11 @@ class ConceptPredictor:
                 seen = seen._replace(conspicuity=None)
             for a, x in net.evidence(s, seen, self.values).items():
                 evidence[a] = net.as_shown(s, x.reshape(-1, *STEM_GRIDS[s].shape))
+                if s == "t2w":  # where the sequence has no voxel it shows nothing: slices are cut of T2W alone
+                    evidence[a] = evidence[a] * (item["zones"] != IGNORE)
         return Prediction(zones, lesion, tuple(candidates), regions, evidence)
 
-    def _read(
-        self, flat: Mapping[str, Tensor], masks: Mapping[str, Tensor], calibrated: bool = True
-    ) -> dict[str, Tensor]:
+    def _read(self, flat: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for s, mask in masks.items():
             if int(mask.sum()) < 4:
@@ -154,7 +155,7 @@ class ConceptPredictor:
             region = pooling.region(mask, STEM_GRIDS[s].spacing)
             seen = self.net.embed(s, flat[s][:, region.index])
             for a, x in self.net.read(s, seen, region, self.values).items():
-                out[a] = torch.softmax(x / (self.calibration.get(a, 1.0) if calibrated else 1.0), 0)
+                out[a] = torch.softmax(x / self.calibration.get(a, 1.0), 0)
         return out
 
 
@@ -251,7 +252,7 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
             **said,
         }  # fmt: skip
         mask = item["regions_t2w"] == row + 1
-        mine["diameter"] = _diameter(mask, FINE.spacing)
+        mine["diameter"] = round(feret_in_plane(_volume(mask)).mm, 2)
         overlap = [(int((c.mask & mask).sum()) / max(1, int((c.mask | mask).sum())), c) for c in prediction.candidates]
         best = max(overlap, key=lambda pair: pair[0], default=None)
         if best is not None and best[0] >= 0.1:
@@ -264,7 +265,7 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
                 continue
             others = (item[f"regions_{s}"] > 0) & ~region
             index, inside = pooling.window(region, STEM_GRIDS[s].spacing, others)
-            control = controls[s].flatten()[index]
+            by_control = _control(item, row, s, controls[s])
             for i, a in enumerate(attributes):
                 label = int(item["labels"][row, i])
                 if a.sequence != s or label < 0 or a.id not in prediction.evidence:
@@ -273,12 +274,34 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
                 means[a.id] = [round(float(v), 4) for v in maps[:, inside[a.extent]].mean(1)]
                 if (a.id, a.values[label]) in QUIET_VALUES:
                     continue
-                iou, by_control, hit = extent_figures(maps[label], control, inside, a.extent)
+                iou, hit = extent_figures(maps[label], inside, a.extent)
                 extents.append({"attribute": a.id, "extent": a.extent, "iou": round(iou, 4),
-                                "control": round(by_control, 4), "hit": hit})  # fmt: skip
+                                "control": round(by_control[a.extent], 4), "hit": hit})  # fmt: skip
         mine["extents"], mine["means"] = extents, means
         regions.append(mine)
     return {"regions": regions} | _masses(prediction, item, net)
+
+
+def _control(item: Item, row: int, sequence: str, control: Tensor) -> dict[str, float]:
+    """IoU of the predicted lesion mask with each extent of a region on a sequence's grid.
+
+    The mask is outlined on T2W and knows nothing of how diffusion images are distorted. So it is compared with the
+    region as T2W has it: a control that is handicapped is none.
+    """
+    grid = STEM_GRIDS[sequence]
+    drawn = item["regions_t2w"]
+    region, others = drawn == row + 1, (drawn > 0) & (drawn != row + 1)
+    if sequence != "t2w":
+        region, others = (to_stem(m, item[f"theta_{sequence}"], grid.shape) for m in (region, others))
+    if not bool(region.any()):
+        return dict.fromkeys(pooling.EXTENTS, 0.0)
+    index, inside = pooling.window(region, grid.spacing, others & ~region)
+    return {extent: jaccard(control.flatten()[index], truth) for extent, truth in inside.items()}
+
+
+def _volume(mask: Tensor) -> Volume:
+    """A mask of the fine grid with its spacing, somewhere."""
+    return Volume(mask.numpy(), Geometry(FINE.shape, FINE.spacing, (0.0, 0.0, 0.0)), "region")
 
 
 def _masses(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, float]:
@@ -288,16 +311,21 @@ def _masses(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, 
     context reaches beyond its region, and another region may have the same value, so that even this is below 1.
     """
     masses: dict[str, list[float]] = {}
-    truth = item["lesion"] == 1
+    positive = [row for row in prediction.regions if int(item["category"][row]) >= 4]
     for s in SEQUENCES:
-        lesion = truth if s == "t2w" else to_stem(truth, item[f"theta_{s}"], STEM_GRIDS[s].shape)
         masks = {row: item[f"regions_{s}"] == row + 1 for row in prediction.regions}
+        # as this sequence shows it: diffusion images are distorted
+        lesion = torch.zeros(STEM_GRIDS[s].shape, dtype=torch.bool)
+        for row in positive:
+            lesion |= masks[row]
+        if s == "t2w":
+            lesion &= item["lesion"] == 1  # but for cut slices
         parts = {row: pooling.supports(m, STEM_GRIDS[s].spacing) for row, m in masks.items() if int(m.sum()) >= 4}
         for i, a in enumerate(net.spec.attributes):
             if a.sequence != s or a.id not in prediction.evidence:
                 continue
             labels = {row: int(item["labels"][row, i]) for row in prediction.regions}
-            for label in {k for row, k in labels.items() if int(item["category"][row]) >= 4}:
+            for label in {labels[row] for row in positive}:
                 if label < 0 or (a.id, a.values[label]) in QUIET_VALUES or not lesion.any():
                     continue
                 perfect = torch.zeros(lesion.numel())
@@ -306,40 +334,35 @@ def _masses(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, 
                         perfect[part[a.extent]] = 1
                 for heat, name in ((prediction.evidence[a.id][label].flatten(), ""), (perfect, "_truth")):
                     mass = relevance_mass(heat, lesion.flatten())
-                    if mass is not None:
-                        masses.setdefault(f"rma{name}", []).append(mass)
-                        masses.setdefault(f"rma_{a.extent}{name}", []).append(mass)
+                    masses.setdefault(f"rma{name}", []).append(mass)
+                    masses.setdefault(f"rma_{a.extent}{name}", []).append(mass)
     return {name: float(np.mean(values)) for name, values in masses.items()}
 
 
-def _diameter(mask: Tensor, spacing: tuple[float, float, float]) -> float:
-    """Largest in-plane extent of a mask, mm, along its principal axis."""
-    best = 0.0
-    for plane in mask[mask.flatten(1).any(1)].numpy():
-        points = np.argwhere(plane & ~ndimage.binary_erosion(plane)) * np.array(spacing[1:])
-        if len(points) > 1:
-            best = max(best, float(np.sqrt(((points[:, None] - points[None]) ** 2).sum(-1)).max()))
-    return best
+def shift(first: Prediction, second: Prediction, item: Item, net: RationaleNet | None) -> float | None:
+    """Mean cosine of the T2W evidence of one anatomy under two scanners, over the loud values that the study has.
 
-
-def shift(first: Prediction, second: Prediction, item: Item) -> float | None:
-    """Mean cosine of the T2W evidence of one anatomy under two scanners, over the loud values that the study shows."""
+    Diffusion is left out: its distortion is the scanner's, so that true maps differ.
+    """
     if first.heat is not None and second.heat is not None:
         return cosine(first.heat, second.heat)
+    if net is None:
+        return None
     values = []
-    for a, maps in first.evidence.items():
-        if a.startswith("t2.") and a in second.evidence:
-            for k in range(len(maps)):
-                if float(maps[k].max()) > 0.5:
-                    c = cosine(maps[k], second.evidence[a][k])
-                    if c is not None:
-                        values.append(c)
+    for i, a in enumerate(net.spec.attributes):
+        if a.sequence != "t2w" or a.id not in first.evidence or a.id not in second.evidence:
+            continue
+        for label in sorted({int(k) for k in item["labels"][:, i] if int(k) >= 0}):
+            if (a.id, a.values[label]) not in QUIET_VALUES:
+                c = cosine(first.evidence[a.id][label], second.evidence[a.id][label])
+                if c is not None:
+                    values.append(c)
     return float(np.mean(values)) if values else None
 
 
 def run(
     predictor: Predictor, items: Dataset[Item], indices: Sequence[int], file: Path, *,
-    unseen: Dataset[Item] | None = None, net: RationaleNet | None = None,
+    unseen: Dataset[Item] | None = None, net: RationaleNet | None = None, facts: Mapping[str, Any] | None = None,
 ) -> Iterator[int]:  # fmt: skip
     """Measure studies one after the other; yields how many are done.
 
@@ -350,9 +373,13 @@ def run(
         file: JSON lines, one a study; those already there are not done again, a torn last line is dropped.
         unseen: the same anatomies by unseen scanners, or None.
         net: for concept figures; None for a model without concepts.
+        facts: what the records are of (cohort, weights), kept beside them.
+
+    Raises:
+        ValueError: the file's records are of something else.
     """
+    _claim(file, {"records": RECORDS, "unseen": unseen is not None, **(facts or {})})
     done = {r["index"] for r in read(file)}
-    file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_file():  # what a kill left of a line
         whole = [line for line in file.read_text(encoding="utf-8").splitlines() if _whole(line)]
         beside = file.with_suffix(".tmp")
@@ -368,10 +395,26 @@ def run(
                 again = predictor.predict(other)
                 line["unseen"] = record(again, other, net)
                 line["unseen"].pop("regions", None)
-                line["cosine"] = shift(prediction, again, item)
+                line["cosine"] = shift(prediction, again, item, net)
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line, allow_nan=False) + "\n")
         yield count
+
+
+def _claim(file: Path, facts: Mapping[str, Any]) -> None:
+    """Records are gone on with only when they are of the same thing."""
+    about = file.with_suffix(".about.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if read(file):
+        try:
+            before = json.loads(about.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        if other := sorted(k for k in before.keys() | facts.keys() if before.get(k) != facts.get(k)):
+            raise ValueError(f"{file.name}: its records are of another {', '.join(other)}; give a new --output")
+    beside = about.with_suffix(".tmp")
+    beside.write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
+    beside.replace(about)
 
 
 def _whole(line: str) -> bool:

@@ -29,10 +29,11 @@ def slice_dsc(predicted: Tensor, truth: Tensor) -> float | None:
     return float(np.mean([dice(p, t) for p, t in zip(predicted[positive], truth[positive], strict=True)]))
 
 
-def relevance_mass(heat: Tensor, mask: Tensor) -> float | None:
-    """Relevance mass accuracy (Arras 2022): the share of a map's heat inside a mask; None for a map without heat."""
+def relevance_mass(heat: Tensor, mask: Tensor) -> float:
+    """Relevance mass accuracy (Arras 2022): the share of a map's heat inside a mask; 0 for a map without heat, which
+    shows nothing of what is there."""
     total = float(heat.sum())
-    return float(heat[mask].sum()) / total if total > 0 else None
+    return float(heat[mask].sum()) / total if total > 0 else 0.0
 
 
 def jaccard(first: Tensor, second: Tensor) -> float:
@@ -41,20 +42,17 @@ def jaccard(first: Tensor, second: Tensor) -> float:
     return int((first & second).sum()) / union if union else 1.0
 
 
-def extent_figures(
-    evidence: Tensor, control: Tensor, extents: Mapping[str, Tensor], extent: str
-) -> tuple[float, float, bool]:
-    """(IoU of the shown evidence with the concept's extent, IoU of the control with it, pointing game hit).
+def extent_figures(evidence: Tensor, extents: Mapping[str, Tensor], extent: str) -> tuple[float, bool]:
+    """(IoU of the shown evidence with the concept's extent, pointing game hit).
 
     Args:
         evidence: (k,) 0..1 of the concept in the window.
-        control: bool (k,), the predicted lesion mask there.
-        extents: from :func:`window`.
+        extents: from :func:`MedRationaleLogic.model.pooling.window`.
         extent: the concept's class.
     """
     truth = extents[extent]
     hit = bool(truth[int(evidence.argmax())]) if len(evidence) else False
-    return jaccard(evidence > SHOWN, truth), jaccard(control, truth), hit
+    return jaccard(evidence > SHOWN, truth), hit
 
 
 def cosine(first: Tensor, second: Tensor) -> float | None:

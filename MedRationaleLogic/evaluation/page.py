@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from MedRationaleLogic.evaluation.statistics import Interval
-from MedRationaleLogic.evaluation.summary import OURS, Records, Row, detection_metrics, plain
+from MedRationaleLogic.evaluation.summary import OURS, Records, Row, cleaned, detection_metrics, plain
 from MedRationaleLogic.resources import resource_path
 
 
@@ -178,18 +178,20 @@ def write(
     )  # fmt: skip
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["measure", "model", "value", "low", "high", "n", "ours minus it", "low", "high", "bar", "met"])
+    writer.writerow(
+        ["measure", "model", "value", "low", "high", "studies", "ours minus it", "low", "high", "bar", "met"]
+    )
     for row in rows:
         for model, v in row.values.items():
             d: Interval | None = row.differences.get(model)
             rest = [d.value, d.low, d.high] if d is not None else ["", "", ""]
             writer.writerow([row.name, model, v.value, v.low, v.high, v.n, *rest, row.bar, row.met])
-    document = {
+    document = cleaned({
         "format": "medrationale-evaluation-1", "facts": dict(facts), "table": [plain(r) for r in rows],
         "details": dict(details), "controls": [dict(c) for c in controls],
-    }  # fmt: skip
+    })  # fmt: skip
     for name, text in (("evaluation.html", page), ("results.csv", table.getvalue()),
-                       ("results.json", json.dumps(document, indent=1) + "\n"),
+                       ("results.json", json.dumps(document, indent=1, allow_nan=False) + "\n"),
                        ("results.md", _markdown(rows, names, concepts, controls, facts))):  # fmt: skip
         beside = folder / f"{name}.part"
         beside.write_text(text, encoding="utf-8", newline="\n")

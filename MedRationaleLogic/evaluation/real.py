@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from MedRationaleLogic.evaluation.statistics import bootstrap, mean_of
 from MedRationaleLogic.imaging.study import read_study
 from MedRationaleLogic.imaging.volume import Volume
 from MedRationaleLogic.inference.explainer import Explainer
 from MedRationaleLogic.inference.explanation import Explanation
 
-#: Fold A's bundle is tested on these, fold B's on the others that have a label; see training/run.py.
+#: Folders of cases under the data.
 GROUPS = ("bpmri", "adc_dwi_only", "t2_only")
+#: DSC from which on a reported region has found a lesion.
 HIT_DSC = 0.1
 
 
@@ -140,11 +142,8 @@ def run_case(folder: Path, group: str, fold: str, explainer: Explainer, source: 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
     """Mean and its percentile 95 % interval over cases."""
-    x = np.asarray(values, dtype=float)
-    g = np.random.default_rng(seed)
-    means = x[g.integers(0, len(x), (draws, len(x)))].mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(x.mean()), float(low), float(high)
+    found = bootstrap(len(values), mean_of(values), draws=draws, seed=seed)
+    return found.value, found.low, found.high
 
 
 def run_all(data: Path, folds: Mapping[str, str], shipped: str | None) -> list[CaseResult]:

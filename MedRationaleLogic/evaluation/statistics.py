@@ -16,7 +16,7 @@ class Interval:
     Attributes:
         value: on all studies.
         low, high: 2.5th and 97.5th percentile of the draws.
-        n: how many studies.
+        n: how many studies were drawn from; a figure of positives rests on those of them that have any.
     """
 
     value: float

@@ -421,13 +421,20 @@ def details(records: Records, spec: NetworkSpec) -> dict[str, Any]:
 
 
 def plain(row: Row) -> dict[str, Any]:
-    """A row for JSON: NaN, which JSON does not know, becomes null."""
+    """A row for JSON, rounded."""
+    out: dict[str, Any] = cleaned(asdict(row), digits=4)
+    return out
 
-    def clean(x: Any) -> Any:
-        if isinstance(x, float):
-            return round(x, 4) if math.isfinite(x) else None
-        if isinstance(x, dict):
-            return {k: clean(v) for k, v in x.items()}
-        return x
 
-    return {k: clean(v) for k, v in asdict(row).items()}
+def cleaned(x: Any, digits: int | None = None) -> Any:
+    """Plain data for JSON: NaN and infinities, which JSON does not know, become null.
+
+    Args:
+        x: of dicts, lists, tuples, numbers, texts.
+        digits: round floats to this.
+    """
+    if isinstance(x, float):
+        return (x if digits is None else round(x, digits)) if math.isfinite(x) else None
+    if isinstance(x, Mapping):
+        return {k: cleaned(v, digits) for k, v in x.items()}
+    return [cleaned(v, digits) for v in x] if isinstance(x, list | tuple) else x

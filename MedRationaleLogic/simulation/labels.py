@@ -92,7 +92,8 @@ def _distances(
 def _read(path: Path, swap: bool) -> tuple[NDArray[np.int8], NDArray[np.int8]] | None:
     import SimpleITK as sitk
 
-    image = sitk.ReadImage(str(path))
+    # the field is drawn on axes (z, y, x) to the head, the back and the left, however the file stores them
+    image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
     zones = sitk.GetArrayFromImage(image).astype(np.uint8)
     if swap:
         zones = np.take(np.array([0, 2, 1], np.uint8), zones)

@@ -28,7 +28,7 @@ from MedRationaleLogic.model.grids import FINE, SEQUENCES
 from MedRationaleLogic.training.data import Item
 from MedRationaleLogic.training.losses import lesion_loss, zone_loss
 from MedRationaleLogic.training.module import DROP, RationaleTask
-from MedRationaleLogic.training.run import FromStep, Progress, add_data_arguments, mixture
+from MedRationaleLogic.training.run import AtStop, FromStep, Progress, add_data_arguments, fitting_precision, mixture
 
 CHANNELS: Final = (32, 64, 128, 256, 512, 1024)
 STRIDES: Final = ((2, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2), (2, 2, 2))
@@ -101,17 +101,19 @@ class Milestones(Callback):
 
 
 def train(output: Path, dataset: Dataset[Item], *, steps: int, batch: int = 2, lr: float = 1e-3, seed: int = 0,
-          workers: int = 1, precision: str = "bf16-mixed", channels: Sequence[int] = CHANNELS) -> Path:  # fmt: skip
+          workers: int = 1, precision: str = "auto", accelerator: str = "cpu",
+          channels: Sequence[int] = CHANNELS) -> Path:  # fmt: skip
     """Train, going on from the last checkpoint in ``output`` if there is one; returns the last checkpoint."""
     L.seed_everything(seed, workers=True, verbose=False)
     last = output / "last.ckpt"
     trainer = L.Trainer(
-        accelerator="cpu", devices=1, precision=precision, max_steps=steps,  # type: ignore[arg-type]
+        accelerator=accelerator, devices=1, max_steps=steps,
+        precision=fitting_precision(precision, accelerator),  # type: ignore[arg-type]
         logger=CSVLogger(str(output), name="", flush_logs_every_n_steps=20),
         callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=min(100, steps), save_top_k=0,
                                    enable_version_counter=False),
                    Progress(25), EMAWeightAveraging(decay=0.995, update_starting_at_step=min(50, steps // 10)),
-                   Milestones(output, steps)],
+                   Milestones(output, steps), *([AtStop(steps, last)] if steps % min(100, steps) else [])],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
     done = int(torch.load(last, map_location="cpu", weights_only=True)["global_step"]) if last.exists() else 0
@@ -119,8 +121,6 @@ def train(output: Path, dataset: Dataset[Item], *, steps: int, batch: int = 2, l
                         num_workers=workers, persistent_workers=workers > 0)  # fmt: skip
     trainer.fit(UnetTask(channels, lr, steps), loader, ckpt_path=str(last) if last.exists() else None,
                 weights_only=True)  # fmt: skip
-    if steps % 100:
-        trainer.save_checkpoint(last)
     return last
 
 
@@ -180,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     items, _, facts = mixture(args)
-    last = train(args.output, items, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
+    last = train(args.output, items, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed,
+                 precision=args.precision, accelerator=args.accelerator)  # fmt: skip
     (args.output / "run.json").write_text(
         json.dumps({"command": vars(args), "checkpoint": str(last), **facts}, indent=1, default=str), encoding="utf-8"
     )

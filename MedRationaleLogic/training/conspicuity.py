@@ -4,9 +4,9 @@ A sigmoid of .05 over three hundred thousand voxels of nothing is more than a re
 factors seldom passes the threshold from which a map is shown. Neither is seen by a loss that weighs voxels alike. So
 each conspicuity map (a sequence, an extent class) gets a slope and an offset of its logit, chosen by the finished maps
 of studies of the training maps, each imaged by two scanners: how well what is shown covers the extent (IoU), and half
-as much how much of a map's mass lies in it and how alike both scanners' maps are (cosine). They pull apart: a sharper
-map holds more of its mass together, and changes more from scanner to scanner. Both numbers go into the layer's own
-weights. Masks, readings and suspicion do not pass here.
+as much how much of a map's mass lies in it and, of T2W, how alike both scanners' maps are (cosine). They pull apart: a
+sharper map holds more of its mass together, and changes more from scanner to scanner. Both numbers go into the layer's
+own weights. Masks, readings and suspicion do not pass here.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def _measure(net: RationaleNet, item: Item, sequence: str, features: Tensor, val
                     for w, x in zip(what, logits, strict=True)
                 )
                 figures.share.append(float(heat[own].sum() / heat.sum().clamp_min(1e-6)))
-                figures.alike.append(float(F.cosine_similarity(heat, other, dim=0)))
+                if sequence == "t2w":  # diffusion's distortion is the scanner's: true maps differ
+                    figures.alike.append(float(F.cosine_similarity(heat, other, dim=0)))
                 for row in mine:
                     around, extents = windows[row]
                     shown, truth = heat[around] > SHOWN, extents[extent]

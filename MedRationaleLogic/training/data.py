@@ -155,7 +155,7 @@ class SimulatedSet(Dataset[Item]):
         item["lesion"] = target
         for name in ("adc", "hbv"):
             item[f"theta_{name}"] = theta(study.offsets["t2w"], study.offsets[name], DIFFUSION)
-        _add_normal(g, item, study.offsets, self.spec)
+        _add_normal(g, item, self.spec)
         if study.coarse is not None:
             sequence_index, image, mask = study.coarse
             name = SEQUENCES[sequence_index]
@@ -190,31 +190,29 @@ def _grid_points(spec: GridSpec, middle: tuple[float, float, float]) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
-def _add_normal(
-    g: torch.Generator, item: Item, offsets: dict[str, tuple[float, float, float]], spec: NetworkSpec
-) -> None:
+def _add_normal(g: torch.Generator, item: Item, spec: NetworkSpec) -> None:
     """One or two patches of tissue in which nothing was drawn."""
     free = (item["regions_t2w"] == 0) & ((item["zones"] == 1) | (item["zones"] == 2))
     # keep away from drawn regions
     near = F.max_pool3d((item["regions_t2w"] > 0).float()[None, None], (3, 9, 9), 1, (1, 4, 4))[0, 0] > 0
     candidates = (free & ~near).nonzero()
-    at = {name: _grid_points(FINE if name == "t2w" else DIFFUSION, offsets[name]) for name in SEQUENCES}
+    at = _grid_points(FINE, (0.0, 0.0, 0.0))
     for row in (MAX_REGIONS, MAX_REGIONS + 1):
         if len(candidates) < 50:
             return
         z, y, x = candidates[int(torch.randint(len(candidates), (), generator=g))]
-        center = at["t2w"][:, z, y, x].reshape(3, 1, 1, 1)
+        center = at[:, z, y, x].reshape(3, 1, 1, 1)
         radius = uniform(g, 3.5, 8.0)
         zone = int(item["zones"][z, y, x]) - 1
-        inside: dict[str, Tensor] = {}
-        for name in SEQUENCES:
-            inside[name] = (at[name] - center).square().sum(0) < radius**2
-        inside["t2w"] &= (item["zones"] == zone + 1) & ~near & (item["regions_t2w"] == 0)
-        if int(inside["t2w"].sum()) < 30:
+        inside = (at - center).square().sum(0) < radius**2
+        inside &= (item["zones"] == zone + 1) & ~near & (item["regions_t2w"] == 0)
+        if int(inside.sum()) < 30:
             continue
         for name in SEQUENCES:
             regions = item[f"regions_{name}"]
-            regions[inside[name] & (regions == 0)] = row + 1
+            # the same patch on every grid: beside the gland there is no normal gland
+            here = inside if name == "t2w" else to_stem(inside, item[f"theta_{name}"], DIFFUSION.shape)
+            regions[here & (regions == 0)] = row + 1
         item["zone"][row] = zone
         item["category"][row] = 1
         write_labels(item["labels"][row], NORMAL["PZ" if zone == 0 else "TZ"], spec)
@@ -472,7 +470,7 @@ def read_real_case(folder: Path, *, machine_labelled: bool = False) -> RealCase 
     if any_mask is not None:
         known_negative = not any_mask.any() and max(named, default=9) <= 2
         if any_mask.any():
-            # other findings of the same patient may have no mask: only near the drawn one is "no lesion" unsure
+            # other findings of the same patient may have no mask: elsewhere in the gland "no lesion" is unsure
             lesion = torch.from_numpy(any_mask.astype(np.uint8))
             if len([n for n in named if n >= 3]) > len(drawn):
                 lesion[(lesion == 0) & (fine_labels > 0)] = IGNORE

@@ -29,7 +29,7 @@ from MedRationaleLogic.model import bundle as bundles
 from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.pirads import lexicon
-from MedRationaleLogic.simulation.cohort import place
+from MedRationaleLogic.simulation.cohort import place, split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.simulation.study import VERSION
@@ -37,6 +37,7 @@ from MedRationaleLogic.training import ship
 from MedRationaleLogic.training.data import Item, SimulatedSet
 from MedRationaleLogic.training.items import CachedCases, TripleItems, skipped
 from MedRationaleLogic.training.module import RationaleTask, SegmentationScore
+from MedRationaleLogic.training.run import HELD_OUT, fitting_precision
 from MedRationaleLogic.training.triples import HEADER, TripleError, TripleSet
 
 LAST: Final = "last.ckpt"
@@ -279,8 +280,8 @@ def fit(settings: Settings) -> Result:
     train, validation = _split(triples, settings.fold)
     if not len(train):
         raise TrainingError(f"{settings.data}: no triple is in the training split; curate more cases")
-    bank = LabelBank.load(settings.labels) if settings.labels else sample_bank()
-    validating = _validation(settings, spec, train, validation, bank)
+    bank, held_out = _maps(settings)
+    validating = _validation(settings, spec, train, validation, held_out)
     size = _epoch_size(settings, len(train))
     items = _items(settings, spec, train, bank, size)
     record = {
@@ -320,6 +321,16 @@ def _triples(settings: Settings) -> TripleSet:
     settings.output.mkdir(parents=True, exist_ok=True)
     print(f"{settings.data.name}: read as layout {layout}", flush=True)
     return curate(layouts.LAYOUTS[layout](settings.data, None), kept, facts={"layout": layout})
+
+
+def _maps(settings: Settings) -> tuple[LabelBank, LabelBank]:
+    """Label maps that simulated studies are trained and validated on: the shares that the frozen test cohort has no
+    patient of. A bank too small to have both gives all of its maps for either."""
+    if settings.labels is None:
+        return sample_bank(), sample_bank()
+    bank = LabelBank.load(settings.labels)
+    train, validation, _ = split_bank(bank.without(HELD_OUT))
+    return (train, validation) if len(train) and len(validation) else (bank, bank)
 
 
 def _split(triples: TripleSet, fold: int | None) -> tuple[TripleSet, TripleSet]:
@@ -394,8 +405,13 @@ def _claim(output: Path, record: dict[str, Any]) -> None:
             before = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise TrainingError(f"{file} is damaged; give a new --output") from error
-        fixed = ("triples_sha256", "init", "items_an_epoch", "spec")
-        if other := [k for k in fixed if before.get(k) != record[k]]:
+        fixed = ("triples_sha256", "init", "items_an_epoch", "spec", "labels_sha256")
+        other = [k for k in fixed if before.get(k) != record[k]]
+        # what shapes a step and the order of items; workers, threads, patience and where things lie may change, and a
+        # run may be given more epochs
+        shaping = ("seed", "lr", "batch", "accumulate", "devices", "simulated_share", "silver", "constrained", "fold")
+        other += [k for k in shaping if before.get("settings", {}).get(k) != record["settings"][k]]
+        if other:
             raise TrainingError(
                 f"{output} holds a run with another {', '.join(other)}; give a new --output, or the same options again"
             )
@@ -424,12 +440,7 @@ def _trainer(settings: Settings, validating: Dataset[Item]) -> L.Trainer:
     accelerator = settings.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    precision = settings.precision
-    if precision == "auto":
-        from MedRationaleLogic.inference.device import bfloat16_is_faster
-
-        fast = bfloat16_is_faster("cuda" if accelerator == "gpu" else "cpu")
-        precision = "bf16-mixed" if fast else "32-true"
+    precision = fitting_precision(settings.precision, accelerator)
     folder = settings.output
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, filename="best", monitor=SCORE, mode="max", enable_version_counter=False,
@@ -486,11 +497,12 @@ def _bundle(settings: Settings, spec: NetworkSpec, checkpoint: Path, validating:
     task.load_state_dict(state["state_dict"])
     net = task.net.eval()
     seen = ship.validate(net, validating)
-    calibration, thresholds, figures = ship.summarise(net, seen)
     old = init.manifest if init else None
+    calibration = ship.calibrate(seen)
     for attribute, labels in seen["labels"].items():
         if len(labels) < ENOUGH:
             calibration[attribute] = float(old.calibration.get(attribute, 1.0)) if old else 1.0
+    thresholds, figures = ship.summarise(net, seen, calibration)
     hits = sum(hit for _, hit in seen["peaks"])
     if hits < ENOUGH // 2:
         thresholds["lesion_peak"] = float((old.thresholds if old else _DEFAULT_THRESHOLDS)["lesion_peak"])

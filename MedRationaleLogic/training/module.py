@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec, RationaleNet
 from MedRationaleLogic.model.pooling import EXTENTS, gather, region, supports
-from MedRationaleLogic.training.data import IGNORE, ROWS
+from MedRationaleLogic.training.data import IGNORE, ROWS, to_stem
 from MedRationaleLogic.training.losses import (
     Multiplier,
     attribute_loss,
@@ -152,7 +152,7 @@ class RationaleTask(L.LightningModule):
 
     def _outlines(self, batch: dict[str, Tensor], probability: Tensor | None) -> list[Outlines]:
         """What each study's regions are read by: as drawn, or varied, given a lesion probability (n, z, y, x)."""
-        needed = ("labels", "category", "zone", "zones", "presence", "theta_adc", "theta_hbv",
+        needed = ("labels", "category", "zone", "zones", "lesion", "presence", "theta_adc", "theta_hbv",
                   *(f"regions_{s}" for s in SEQUENCES))  # fmt: skip
         studies = [{name: batch[name][b] for name in needed} for b in range(len(batch["presence"]))]
         if probability is None:
@@ -188,7 +188,8 @@ class RationaleTask(L.LightningModule):
                 if not bool(batch["presence"][b, s]):
                     continue
                 regions = batch[f"regions_{sequence}"][b]
-                parts: dict[str, Tensor] = {"outside": _outside(regions)}
+                unknown = _unknown(batch, b, sequence)
+                parts: dict[str, Tensor] = {"outside": _outside(regions, unknown)}
                 spacing = STEM_GRIDS[sequence].spacing
                 rows = []
                 for row in range(ROWS):
@@ -214,12 +215,13 @@ class RationaleTask(L.LightningModule):
                     shown = net.conspicuity(sequence, by_study[sequence][b].flatten(1))
                     if shown is not None:
                         extents = self._extents(sequence, rows, parts, batch["labels"][b], regions.numel())
+                        extents[(extents == 0) & unknown.flatten()] = IGNORE
                         where["conspicuous"] += [
                             lesion_loss(x[None, None], e[None]) for x, e in zip(shown, extents, strict=True)
                         ]
                     evidence = net.evidence(sequence, seen, values)
                     # a sampled voxel stands for this many
-                    weight = float((regions == 0).sum()) / max(1, len(place["outside"]))
+                    weight = float(((regions == 0) & ~unknown).sum()) / max(1, len(place["outside"]))
                     terms = self._evidence(evidence, place["outside"], weight, found, batch["labels"][b])
                     for name, term in terms.items():
                         where[name].append(term)
@@ -279,7 +281,8 @@ class RationaleTask(L.LightningModule):
         mine = [(i, a, evidence[a.id]) for i, a in enumerate(self.net.spec.attributes) if a.id in evidence]
         for i, attribute, p in mine:
             loud = ~self.quiet[slices[attribute.id]]
-            localise.append(-torch.log1p(-p[loud][:, outside].clamp(max=1 - 1e-4)).mean())
+            if len(outside):
+                localise.append(-torch.log1p(-p[loud][:, outside].clamp(max=1 - 1e-4)).mean())
             inside = p.new_zeros(())
             for row, support in found.items():
                 label = int(labels[row, i])
@@ -314,7 +317,9 @@ class RationaleTask(L.LightningModule):
                     a, b = extents[first], extents[second]
                     allowed = float((a & b).sum()) / max(1, int((a | b).sum()))
                     disentangle.append(overlap_excess(summed[first], summed[second], allowed))
-        out = {"localise": torch.stack(localise).mean()}
+        out = {}
+        if localise:
+            out["localise"] = torch.stack(localise).mean()
         if mass:
             out["mass"] = torch.stack(mass).mean()
         if exclude:
@@ -409,15 +414,28 @@ def _agreement(first: Tensor, second: Tensor) -> Tensor:
     return F.cosine_similarity(first[shown], second[shown], dim=1).mean()
 
 
-def _outside(regions: Tensor) -> Tensor:
-    """Random flat indices of voxels away from every region; a region's seam belongs to nobody."""
+def _unknown(batch: Mapping[str, Tensor], b: int, sequence: str) -> Tensor:
+    """Bool (z, y, x) on a sequence's grid: outside the drawn regions of study b, where nobody said that there is none.
+
+    Not every finding of a real case is outlined, and a cut slice has no image.
+    """
+    unknown = batch["lesion"][b] == IGNORE
+    if sequence != "t2w":
+        unknown = to_stem(unknown, batch[f"theta_{sequence}"][b], STEM_GRIDS[sequence].shape)
+    return unknown & (batch[f"regions_{sequence}"][b] == 0)
+
+
+def _outside(regions: Tensor, unknown: Tensor | None = None) -> Tensor:
+    """Random flat indices of voxels away from every region and from where regions are not known; a region's seam
+    belongs to nobody."""
     # one look per 4x4 block is enough to keep a distance of at least two pixels, and costs a sixteenth
     near = F.max_pool3d((regions > 0).float()[None, None], (3, 9, 9), (1, 4, 4), (1, 4, 4))[0, 0] > 0
     _, height, width = regions.shape
-    index = torch.randint(regions.numel(), (2 * BACKGROUND,))
+    index = torch.randint(regions.numel(), (2 * BACKGROUND,), device=regions.device)
     z, y, x = index // (height * width), index // width % height, index % width
-    last = torch.tensor(near.shape) - 1
-    return index[~near[z, ((y + 2) // 4).clamp(max=last[1]), ((x + 2) // 4).clamp(max=last[2])]]
+    _, rows, columns = near.shape
+    taken = near[z, ((y + 2) // 4).clamp(max=rows - 1), ((x + 2) // 4).clamp(max=columns - 1)]
+    return index[~taken] if unknown is None else index[~(taken | unknown.flatten()[index])]
 
 
 def _sequence(attribute: str) -> str:

@@ -22,7 +22,7 @@ from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import NetworkSpec
 from MedRationaleLogic.simulation.study import MAX_REGIONS
-from MedRationaleLogic.training.data import NORMAL, ROWS, to_stem, write_labels
+from MedRationaleLogic.training.data import IGNORE, NORMAL, ROWS, to_stem, write_labels
 
 #: Shares of regions that are read by the network's own candidate, where there is one, and by another hand's outline.
 BY_CANDIDATE: Final = 0.35
@@ -91,8 +91,7 @@ def varied(study: Mapping[str, Tensor], probability: Tensor, spec: NetworkSpec) 
         if row in own and chance < BY_CANDIDATE:
             by_sequence.update(everywhere(study, own[row], by_sequence))
         elif BY_CANDIDATE <= chance < BY_CANDIDATE + BY_ANOTHER_HAND:
-            for sequence, mask in by_sequence.items():
-                by_sequence[sequence] = redrawn(mask, STEM_GRIDS[sequence].spacing)
+            by_sequence.update(by_another_hand(study, by_sequence))
     there = [s for i, s in enumerate(SEQUENCES) if bool(study["presence"][i])]
     for row in (MAX_REGIONS, MAX_REGIONS + 1):
         if not of_nothing or float(torch.rand(())) >= OF_NOTHING:
@@ -134,6 +133,14 @@ def redrawn(mask: Tensor, spacing: tuple[float, float, float]) -> Tensor:
     return out if int(out.sum()) >= 4 else mask
 
 
+def by_another_hand(study: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A region (sequence -> mask) as another hand might outline it: on T2W, and carried to the other grids as when a
+    study is read; where T2W is absent, on each grid."""
+    if "t2w" in masks:
+        return everywhere(study, redrawn(masks["t2w"], FINE.spacing), masks)
+    return {sequence: redrawn(mask, STEM_GRIDS[sequence].spacing) for sequence, mask in masks.items()}
+
+
 def _candidates(
     study: Mapping[str, Tensor], probability: Tensor, known: Outlines
 ) -> tuple[dict[int, Tensor], list[Tensor]]:
@@ -165,7 +172,8 @@ def whose(study: Mapping[str, Tensor], mask: Tensor, known: Outlines) -> tuple[i
 
     Returns:
         The row of the drawn region that it shares most with, from :data:`SAME` on, or None; and whether it is of
-        nothing at all. Neither: it touches a region, and nobody can say what it shows.
+        nothing at all. Neither: it touches a region, or lies where lesions are not known (not every finding of a real
+        case is outlined, and some slices are cut), and nobody can say what it shows.
     """
     overlap = {
         row: intersection_over_union(mask, m["t2w"])
@@ -176,7 +184,8 @@ def whose(study: Mapping[str, Tensor], mask: Tensor, known: Outlines) -> tuple[i
     if best is not None and overlap[best] >= SAME:
         return best, False
     number = study["regions_t2w"][mask]
-    return None, int(((number > 0) & (number <= MAX_REGIONS)).sum()) < NOTHING * int(mask.sum())
+    told = ((number > 0) & (number <= MAX_REGIONS)) | (study["lesion"][mask] == IGNORE)
+    return None, int(told.sum()) < NOTHING * int(mask.sum())
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> float:

@@ -26,7 +26,7 @@ from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import RationaleNet
 from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, write_labels
 from MedRationaleLogic.training.losses import attribute_loss
-from MedRationaleLogic.training.outlines import drawn, everywhere, redrawn, whose
+from MedRationaleLogic.training.outlines import by_another_hand, drawn, everywhere, whose
 from MedRationaleLogic.training.ruled import RuleLoss
 from MedRationaleLogic.training.suspicion import Judged
 
@@ -115,8 +115,7 @@ def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:
         positive = None if category == 3 else category >= 4
         zone = int(known.zone[row])
         yield sample(masks, known.labels[row], zone, (WHOLE, some), positive, "drawn")
-        other = {s: redrawn(m, STEM_GRIDS[s].spacing) for s, m in masks.items()}
-        yield sample(other, known.labels[row], zone, (WHOLE, some), positive, "another hand")
+        yield sample(by_another_hand(item, masks), known.labels[row], zone, (WHOLE, some), positive, "another hand")
     open_ = item["zones"] == IGNORE
     for state in (WHOLE, some):
         probability, gland = torch.sigmoid(logits[state]).numpy(), (zones[state] > 0).numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import time
@@ -23,9 +24,11 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from MedRationaleLogic.inference.device import bfloat16_is_faster
 from MedRationaleLogic.model.grids import COARSE, FINE, SEQUENCES
 from MedRationaleLogic.model.network import OF_A_TOWER, NetworkSpec, RationaleNet, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank, read_bank
 from MedRationaleLogic.simulation.study import VERSION
@@ -124,6 +127,14 @@ class Progress(L.Callback):
             self.sums, self.count, self.since = {}, 0, time.monotonic()
 
 
+def fitting_precision(precision: str, accelerator: str) -> str:
+    """Lightning's name of a precision; "auto" is bfloat16 where that is faster on this machine, else float32."""
+    if precision != "auto":
+        return precision
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    return "bf16-mixed" if bfloat16_is_faster("cuda" if on_gpu else "cpu") else "32-true"
+
+
 def twin_curve(run: Path) -> list[tuple[int, float]]:
     """(step, moving average of the segmentation loss) of a run, from its CSV log; empty before it has logged one."""
     curve: dict[int, float] = {}
@@ -133,6 +144,18 @@ def twin_curve(run: Path) -> list[tuple[int, float]]:
                 if row.get("train/segmentation"):
                     curve[int(row["step"])] = float(row["train/segmentation"])
     return sorted(curve.items())
+
+
+class AtStop(L.Callback):
+    """Writes the checkpoint of a stop between two others while the run still has its own weights: after the fit only
+    their moving average is left, with optimiser moments that are not its."""
+
+    def __init__(self, step: int, file: Path) -> None:
+        self.step, self.file = step, file
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.file)
 
 
 class FollowTwin(L.Callback):
@@ -149,7 +172,7 @@ class FollowTwin(L.Callback):
 def train(
     output: Path, dataset: Dataset[Item], spec: NetworkSpec, *, steps: int, batch: int = 2, lr: float = 1e-3,
     seed: int = 0, init: Path | None = None, stop: int | None = None, every: int = 100, workers: int = 1,
-    precision: str = "32-true", accelerator: str = "cpu", first: int = 0, constrained: bool = True,
+    precision: str = "auto", accelerator: str = "cpu", first: int = 0, constrained: bool = True,
     twin: Path | None = None, localizer: Path | None = None, ema: float = 0.995, branch: Path | None = None,
     frozen: bool = False,
 ) -> Path:  # fmt: skip
@@ -164,7 +187,7 @@ def train(
         init: checkpoint or bundle folder whose weights a fresh run starts from.
         every: steps between checkpoints.
         workers: loading processes.
-        precision, accelerator: Lightning's.
+        precision, accelerator: Lightning's; precision "auto" is bfloat16 where that is faster here.
         first: index of the first item to use.
         constrained: see :class:`RationaleTask`.
         localizer: bundle folder whose coarse localiser a fresh run takes over and does not train.
@@ -190,11 +213,13 @@ def train(
             text = f"{localizer}: its localiser does not fit this network; leave --localizer out"
             raise ValueError(text) from error
     trainer = L.Trainer(
-        accelerator=accelerator, devices=1, precision=precision, max_steps=stop or steps,  # type: ignore[arg-type]
+        accelerator=accelerator, devices=1, max_steps=stop or steps,
+        precision=fitting_precision(precision, accelerator),  # type: ignore[arg-type]
         logger=CSVLogger(str(output), name="", flush_logs_every_n_steps=20),
         callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=every, save_top_k=0,
                                    enable_version_counter=False), Progress(25),
                    EMAWeightAveraging(decay=ema, update_starting_at_step=min(50, steps // 10)),
+                   *([AtStop(stop or steps, last)] if (stop or steps) % every else []),
                    *([FollowTwin(twin)] if twin is not None and constrained else [])],
         gradient_clip_val=1.0, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=10,
     )  # fmt: skip
@@ -204,8 +229,6 @@ def train(
         num_workers=workers, persistent_workers=workers > 0,
     )  # fmt: skip
     trainer.fit(task, loader, ckpt_path=None if start is None else str(start), weights_only=True)
-    if (stop or steps) % every:  # after the fit only the averaged weights are left, and no run goes on from these
-        trainer.save_checkpoint(last)
     return last
 
 
@@ -283,6 +306,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="auto", help="Lightning's, or auto: bfloat16 where that is faster here")
+    parser.add_argument("--accelerator", default="cpu", help="Lightning's: cpu, gpu, auto")
 
 
 def mixture(args: argparse.Namespace, paired: float = 0.2) -> tuple[Dataset[Item], list[RealCase], dict[str, Any]]:
@@ -306,7 +331,10 @@ def mixture(args: argparse.Namespace, paired: float = 0.2) -> tuple[Dataset[Item
         real = RealSet(mine, spec, args.seed, count)
     items: Dataset[Item] = Mixture(real, simulated, args.real_share if real is not None else 0.0)
     if args.keep is not None:
-        key = f"{maps.sha256[:8]}-{VERSION}-{args.seed}-{args.real_share}-{args.test_fold}-{args.batch}-{paired}"
+        # whatever makes an item another one: also the real cases' files, and how labels are laid out
+        of = json.dumps([[c.name for c in real.cases] if real else [], args.real_share, spec.to_dict()["attributes"],
+                         lexicon.load().version, VERSION])  # fmt: skip
+        key = f"{maps.sha256[:8]}-{hashlib.sha256(of.encode()).hexdigest()[:8]}-{args.seed}-{args.test_fold}-{paired}"
         items = Kept(items, args.keep, key)
     facts = {"labels_sha256": maps.sha256, "maps": len(maps), "fine": FINE.shape, "test": [c.name for c in test]}
     return items, test, facts
@@ -337,8 +365,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         p.add_argument("--stop", type=int, help="end here, on the schedule of --steps")
         p.add_argument("--tower", type=int, help="channels of the concepts' own part; 0: none, as in the first stage")
         p.add_argument("--paired", type=float, default=0.2, help="simulated pairs that are one anatomy by two scanners")
-        p.add_argument("--precision", default="32-true", help="Lightning's; bf16-mixed pays on a GPU or with AMX only")
-        p.add_argument("--accelerator", default="cpu", help="Lightning's: cpu, gpu, auto")
         p.add_argument(
             "--unconstrained", action="store_true", help="no loss says where evidence lies (the twin's concepts)"
         )

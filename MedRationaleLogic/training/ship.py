@@ -50,7 +50,9 @@ def load_network(checkpoint: Path) -> RationaleNet:
     spec = NetworkSpec.from_dict(state["hyper_parameters"]["spec"])
     if spec.tower and not spec.together:
         spec = replace(spec, together=spec_from_lexicon().together)
-    net = RationaleNet(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a fresh part is fitted later: the same command makes the same bundle
+        net = RationaleNet(spec)
     take_over(net, checkpoint)
     return net.eval()
 
@@ -82,17 +84,30 @@ def expected_calibration_error(p: Tensor, labels: Tensor, bins: int = 10) -> flo
 
 @dataclass(frozen=True)
 class DrawnRegion:
-    """What a drawn region's suspicion follows from: its logits by attribute and the trunk's pooled residual."""
+    """What a drawn region's suspicion follows from.
+
+    Attributes:
+        zone: "PZ" or "TZ".
+        category: 1 to 5.
+        logits: by attribute, of the sequences that were there.
+        residual: () the trunk's, pooled over the region.
+        presence: of t2w, adc, hbv.
+    """
 
     zone: str
     category: int
     logits: dict[str, Tensor]
     residual: Tensor
+    presence: tuple[bool, ...]
 
 
 @torch.inference_mode()
 def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
-    """Reads every labelled region of a set: logits with their truth, what suspicion needs, masks, peaks."""
+    """Reads every labelled region of a set: logits with their truth, what suspicion needs, masks, peaks.
+
+    A sequence that a study does not have is neither read nor fused, as when the study is explained. A structure's DSC
+    is that of the studies in which it is labelled.
+    """
     values = net.value_embeddings()
     attributes = net.spec.attributes
     slices = {a.id: i for i, a in enumerate(attributes)}
@@ -103,16 +118,20 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
     dsc: dict[str, list[float]] = defaultdict(list)
     for n in range(len(data)):  # type: ignore[arg-type]
         item = data[n]
+        presence = tuple(bool(v) for v in item["presence"])
         with torch.autocast("cpu", torch.bfloat16):
-            features = {s: net.stems[s](item[s][None]) for s in SEQUENCES}
+            features = {s: net.stems[s](item[s][None]) for s, there in zip(SEQUENCES, presence, strict=True) if there}
             thetas = {"adc": item["theta_adc"][None], "hbv": item["theta_hbv"][None]}
             zones, lesion, residual = net.trunk(features, thetas, item["presence"][None])
             concepts = {s: net.for_concepts(s, f)[0].flatten(1) for s, f in features.items()}
         predicted, truth = zones[0].argmax(0), item["zones"]
         known = truth != IGNORE
-        for name, a, b in (("gland", predicted > 0, truth > 0), ("pz", predicted == 1, truth == 1),
-                           ("tz", predicted == 2, truth == 2)):  # fmt: skip
-            dsc[name].append(dice(a & known, b & known))
+        labelled = [("gland", predicted > 0, truth > 0)]
+        if not bool(item["gland_only"]):
+            labelled += [("pz", predicted == 1, truth == 1), ("tz", predicted == 2, truth == 2)]
+        if bool((known & (truth > 0)).any()):
+            for name, a, b in labelled:
+                dsc[name].append(dice(a & known, b & known))
         probability = torch.sigmoid(lesion[0, 0].float())
         target = item["lesion"]
         if (target == 1).any():
@@ -132,7 +151,7 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
             if not (item["labels"][row] >= 0).any():
                 continue
             mine: dict[str, Tensor] = {}
-            for s in SEQUENCES:
+            for s in concepts:
                 mask = item[f"regions_{s}"] == row + 1
                 if int(mask.sum()) < 4:
                     continue
@@ -148,8 +167,9 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
             category = int(item["category"][row])
             if mine and mask.any() and category:
                 zone = "PZ" if int(item["zone"][row]) == 0 else "TZ"
-                regions.append(DrawnRegion(zone, category, mine, residual[0, 0][mask].float().mean()))
+                regions.append(DrawnRegion(zone, category, mine, residual[0, 0][mask].float().mean(), presence))
     return {
+        "studies": len(data),  # type: ignore[arg-type]
         "logits": {a: torch.stack(x) for a, x in logits.items()},
         "labels": {a: torch.tensor(x) for a, x in labels.items()},
         "regions": regions,
@@ -177,24 +197,29 @@ def suspicions(
     out = []
     for region in regions:
         readings = {a: torch.softmax(x / calibration.get(a, 1.0), 0) for a, x in region.logits.items()}
-        s = net.suspicion(region.zone, readings, region.residual, [True] * len(SEQUENCES))
+        s = net.suspicion(region.zone, readings, region.residual, region.presence)
         out.append((float(torch.sigmoid(s.logit)), region.category, float(s.residual_share)))
     return out
 
 
-def summarise(net: RationaleNet, seen: dict[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
-    """Calibration, thresholds and validation figures from :func:`validate`.
+def calibrate(seen: Mapping[str, Any]) -> dict[str, float]:
+    """Temperature of each attribute, on the first half of its regions; :func:`summarise` reports on the second."""
+    return {a: temperature(x[: len(x) // 2], seen["labels"][a][: len(x) // 2]) for a, x in seen["logits"].items()}
+
+
+def summarise(
+    net: RationaleNet, seen: Mapping[str, Any], calibration: Mapping[str, float]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Thresholds and validation figures from :func:`validate`, of readings under the temperatures that are shipped.
 
     Candidates' smallest peak: the Youden-optimal one over peaks of candidates on and off drawn positives, in 0.1..0.5.
     Suspicion: Youden-optimal over drawn regions of category >= 4 against 1 and 2.
     """
-    calibration, concepts = {}, {}
+    concepts = {}
     for a, x in seen["logits"].items():
         y = seen["labels"][a]
         half = len(y) // 2
-        t = temperature(x[:half], y[:half])
-        calibration[a] = t
-        p = torch.softmax(x[half:] / t, 1)
+        p = torch.softmax(x[half:] / calibration.get(a, 1.0), 1)
         rest = y[half:]
         auc = [
             area_under_roc(p[:, k].numpy(), (rest == k).numpy()) for k in range(x.shape[1])
@@ -215,7 +240,7 @@ def summarise(net: RationaleNet, seen: dict[str, Any]) -> tuple[dict[str, float]
     }  # fmt: skip
     auroc = area_under_roc(s, c)
     figures = {
-        "studies": len(seen["dsc"]["gland"]),
+        "studies": seen["studies"],
         "dsc": {k: {"mean": _mean(v), "n": len(v)} for k, v in seen["dsc"].items()},
         "attributes_on_drawn_regions": concepts,
         "suspicion_auroc": {
@@ -226,7 +251,7 @@ def summarise(net: RationaleNet, seen: dict[str, Any]) -> tuple[dict[str, float]
         "residual_share_median": _median([share for *_, share in judged]),
         "candidates": {"on_positives": int(hits.sum()), "elsewhere": int((~hits).sum())},
     }
-    return calibration, thresholds, figures
+    return thresholds, figures
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -252,10 +277,12 @@ def _youden(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], low: f
 
 
 def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, Any]:
-    """Fit readings and suspicion to regions as they are met, in place; facts for the manifest."""
-    facts: dict[str, Any] = {}
-    if net.spec.tower:
-        facts["readings"] = readings.fit(net, samples)
+    """Fit readings and suspicion to regions as they are met, in place; facts for the manifest.
+
+    Raises:
+        ValueError: a network without towers, whose residual is of another form; too few studies or regions.
+    """
+    facts: dict[str, Any] = {"readings": readings.fit(net, samples)}
     calibration = {}
     values = net.value_embeddings()
     with torch.inference_mode():
@@ -281,18 +308,20 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         name, version: of the bundle.
         studies: how many validation studies.
         training: facts for the manifest.
-        ranking: studies of the training maps that readings and suspicion are fitted to; None leaves both as trained.
+        ranking: studies of the training maps that readings and suspicion are fitted to; None, or a network without
+            towers, leaves both as trained.
         looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; None leaves conspicuity
             as trained.
     """
     net = load_network(checkpoint)
     if looked_at is not None and net.spec.tower:
         training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
-    if ranking is not None:
+    if ranking is not None and net.spec.tower:
         met = list(readings.collect(net, ranking, range(len(ranking))))  # type: ignore[arg-type]
         training = training | finish(net, met)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
-    calibration, thresholds, figures = summarise(net, seen)
+    calibration = calibrate(seen)
+    thresholds, figures = summarise(net, seen, calibration)
     manifest = bundle.Manifest(
         name=name, version=version, sha256="", network=NetworkSpec.to_dict(net.spec),
         lexicon_version=lexicon.load().version, thresholds=thresholds, calibration=calibration,

@@ -118,7 +118,8 @@ def measure(
     Args:
         images: any of "t2w", "adc", "hbv", each on its own grid; what is absent is not read.
         zones: label map, 1 PZ, 2 TZ, 0 outside.
-        lesion: bool or int mask of this lesion alone, on any grid (z, y, x), LPS mm.
+        lesion: bool or int mask of this lesion alone, on any grid (z, y, x), LPS mm. Outside both zones, or on an image
+            whose zone is not above 0, there is nothing to compare it with: only its shape and size are measured.
         thresholds: see :class:`Thresholds`.
         keep_doubtful: also return readings too near a threshold, marked ``confident=False``.
 
@@ -128,14 +129,14 @@ def measure(
         measured.
 
     Raises:
-        ValueError: the lesion is empty, lies outside both zones, or an image or the zones are none; it is named.
+        ValueError: the lesion is empty, or an image or the zones are none; it is named.
     """
     unknown = sorted(set(images) - set(IMAGES))
     if unknown:
         raise ValueError(f"unknown images {', '.join(unknown)}; expected some of {', '.join(IMAGES)}")
     shares = measures.zone_shares(lesion, zones)
-    if shares["PZ"] + shares["TZ"] <= 0:
-        raise ValueError(f"{lesion.name or 'lesion'}: lies in neither zone, so there is nothing to compare it with")
+    if shares["PZ"] + shares["TZ"] <= 0:  # an automatic zone map may miss a lesion: there is nothing to compare it with
+        images = {}
     zone = measures.TZ if shares["TZ"] > shares["PZ"] else measures.PZ
     found: dict[str, SilverReading] = {}
     t = thresholds
@@ -147,8 +148,8 @@ def measure(
         normal = float(np.median(array[reference]))
         core = inside & (edge_mm <= -t.clear_mm / 2)
         core = core if np.count_nonzero(core) >= t.least_voxels else inside
-        if not np.isfinite(normal) or normal <= 0:
-            raise ValueError(f"{volume.name or name}: the zone's median is {normal}; expected an image above 0")
+        if not np.isfinite(normal) or normal <= 0:  # blank, or scaled to a mean of 0: no ratio says anything
+            continue
         ratio = float(np.median(array[core])) / normal
         found |= _signal(name, ratio, t)
         if name == "t2w":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,15 @@ def test_a_uniform_map_has_the_mask_s_share(box: torch.Tensor) -> None:
     heat = torch.full(box.shape, 0.3)
     assert measures.relevance_mass(heat, box) == pytest.approx(float(box.float().mean()))
     assert measures.relevance_mass(box.float(), box) == 1.0
-    assert measures.relevance_mass(torch.zeros(box.shape), box) is None
+    assert measures.relevance_mass(torch.zeros(box.shape), box) == 0.0
 
 
 @pytest.mark.parametrize("extent", ["interior", "rim", "context"])
 def test_a_map_of_the_extent_itself_is_perfect_and_the_mask_is_not(box: torch.Tensor, extent: str) -> None:
     index, inside = pooling.window(box, FINE.spacing, torch.zeros_like(box))
-    control = box.flatten()[index]
-    iou, by_control, hit = measures.extent_figures(inside[extent].float(), control, inside, extent)
-    assert (iou, hit) == (1.0, True)
-    assert by_control == pytest.approx(1.0) if extent == "interior" else by_control < 0.7
+    assert measures.extent_figures(inside[extent].float(), inside, extent) == (1.0, True)
+    by_mask = measures.jaccard(box.flatten()[index], inside[extent])
+    assert by_mask == 1.0 if extent == "interior" else by_mask < 0.7
 
 
 def test_other_regions_are_left_out_of_the_window(box: torch.Tensor) -> None:
@@ -138,9 +138,15 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
         models[name] = cohort.read(file)
     whole = (tmp_path / f"{summary.OURS}.jsonl").read_text(encoding="utf-8")
     (tmp_path / "cut.jsonl").write_text(whole[: len(whole) // 2], encoding="utf-8")
+    copy(tmp_path / f"{summary.OURS}.about.json", tmp_path / "cut.about.json")
     for _ in cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net):
         pass
     assert cohort.read(tmp_path / "cut.jsonl") == models[summary.OURS]
+    with pytest.raises(ValueError, match=r"cut\.jsonl.*unseen.*give a new --output"):
+        next(cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", net=net))
+    with pytest.raises(ValueError, match="another weights"):
+        next(cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net,
+                        facts={"weights": "others"}))  # fmt: skip
 
     rows = summary.table(models, net.spec)
     for row in rows:

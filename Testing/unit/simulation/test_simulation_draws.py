@@ -313,6 +313,22 @@ def test_zone_maps_become_centred_distances(tmp_path: Path) -> None:
         assert ((maps < 0) == (far < radius))[np.abs(far - radius) > 3.0].all()
 
 
+def test_a_zone_map_means_the_same_however_its_axes_are_stored(tmp_path: Path) -> None:
+    zones = zone_map()
+    lopsided = zones.array.copy()
+    lopsided[:, lopsided.shape[1] // 2 :, : lopsided.shape[2] // 3] = 0
+    files = [written(tmp_path / "30_1.nii.gz", lopsided, zones)]
+    for number, axes in ((31, "RAS"), (32, "LPI"), (33, "SAR")):
+        files.append(tmp_path / f"{number}_1.nii.gz")
+        sitk.WriteImage(sitk.DICOMOrient(zones.with_array(lopsided).to_sitk(), axes), str(files[-1]))
+    bank = read_bank(files)
+    assert len(bank) == 4
+    for k in range(1, 4):
+        assert np.array_equal(bank.gland[0], bank.gland[k])
+        assert np.array_equal(bank.transition[0], bank.transition[k])
+    assert not np.array_equal(bank.gland[0], bank.gland[0][:, ::-1])
+
+
 def test_no_gland_at_all_is_an_error(tmp_path: Path) -> None:
     zones = zone_map()
     empty = written(tmp_path / "32_1.nii.gz", np.zeros_like(zones.array), zones)

@@ -18,9 +18,9 @@ from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, fold, unf
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.training import run
-from MedRationaleLogic.training.data import Item, SimulatedSet
+from MedRationaleLogic.training.data import IGNORE, Item, SimulatedSet
 from MedRationaleLogic.training.losses import Multiplier, branch, jaccard_loss, overlap_excess
-from MedRationaleLogic.training.module import RationaleTask, _agreement, _outside
+from MedRationaleLogic.training.module import RationaleTask, _agreement, _outside, _unknown
 from Testing.bundle_factory import tiny_spec
 
 pytestmark = pytest.mark.usefixtures("coarse_module")
@@ -140,6 +140,24 @@ def test_voxels_away_from_regions_are_away_from_regions() -> None:
     near = ((z - 1).abs() <= 1) & (gap.amax(0) <= 2)
     assert len(index) > 3000
     assert not near.any()
+    unknown = torch.zeros(regions.shape, dtype=torch.bool)
+    unknown[2:] = True
+    assert (_outside(regions, unknown) // 1600).max() == 1
+
+
+def test_where_lesions_are_not_known_no_evidence_is_called_stray(spec: NetworkSpec, items: list[Item]) -> None:
+    """An outlined region of a case whose other findings have no outline: only the region itself teaches."""
+    item = {k: v.clone() for k, v in next(i for i in items if (i["labels"] >= 0).any()).items()}
+    item["lesion"][item["regions_t2w"] == 0] = IGNORE
+    batch = default_collate([item])
+    for sequence in ("t2w", "adc", "hbv"):
+        unknown = _unknown(batch, 0, sequence)
+        regions = batch[f"regions_{sequence}"][0]
+        assert not (unknown & (regions > 0)).any()
+        # the diffusion grids reach beyond the T2W one: there is no prostate
+        assert float(unknown.sum()) > 0.7 * float((regions == 0).sum())
+    losses = _task(spec, constrained=True).losses(batch, train=False)
+    assert all(bool(torch.isfinite(v)) for v in losses.values())
 
 
 def _task(spec: NetworkSpec, *, constrained: bool) -> RationaleTask:
@@ -172,6 +190,13 @@ def test_concepts_alone_learn_and_masks_stay_to_the_bit(spec: NetworkSpec, items
         assert f"stems.{sequence}.tower.leave.weight" in changed
         assert f"stems.{sequence}.conspicuity.weight" in changed
         assert f"stems.{sequence}.embed.weight" in changed
+
+
+def test_the_twin_s_concepts_learn_alone_without_a_say_on_where_evidence_lies(
+    spec: NetworkSpec, items: list[Item]
+) -> None:
+    task = RationaleTask(spec.to_dict(), load_cached(), frozen=True, constrained=False)
+    assert set(task.losses(default_collate(items), train=True)) == {"apart", "align", "suspicion"}
 
 
 def test_extents_are_those_of_what_a_sequence_shows(spec: NetworkSpec) -> None:

@@ -14,7 +14,7 @@ from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training import outlines
-from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, SimulatedSet
+from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, SimulatedSet, to_stem
 
 
 @pytest.fixture(scope="module")
@@ -120,4 +120,25 @@ def test_without_candidates_nothing_but_outlines_varies_and_the_study_stays(stud
     assert got.masks.keys() == outlines.drawn(study).masks.keys()
     assert torch.equal(got.labels, study["labels"])
     assert all(torch.equal(study[k], before[k]) for k in study)
-    assert IGNORE not in got.category
+    assert torch.equal(got.category, study["category"])
+
+
+def test_a_candidate_where_lesions_are_not_known_is_nobody_s(study: Item, spec: NetworkSpec) -> None:
+    """A report may name more findings than are outlined: the network must not be taught that the others are normal."""
+    place = quiet_place(study)
+    assert outlines.whose(study, place, outlines.drawn(study)) == (None, True)
+    lesion = study["lesion"].clone()
+    lesion[place] = IGNORE
+    assert outlines.whose(study | {"lesion": lesion}, place, outlines.drawn(study)) == (None, False)
+
+
+def test_another_hand_is_the_same_on_every_grid(study: Item) -> None:
+    masks = next(iter(outlines.drawn(study).masks.values()))
+    assert set(masks) == set(SEQUENCES)
+    torch.manual_seed(3)
+    other = outlines.by_another_hand(study, masks)
+    assert not torch.equal(other["t2w"], masks["t2w"])
+    for sequence in ("adc", "hbv"):
+        assert torch.equal(other[sequence], to_stem(other["t2w"], study[f"theta_{sequence}"], masks[sequence].shape))
+    alone = outlines.by_another_hand(study, {"adc": masks["adc"]})
+    assert set(alone) == {"adc"}

@@ -97,10 +97,21 @@ def test_a_torn_outline_is_irregular_and_an_oval_has_no_word() -> None:
     assert "t2.shape" not in measure(*drawn({"t2w": 0.5}, radii=(9, 7, 10)), keep_doubtful=True)
 
 
+def test_what_cannot_be_compared_is_not_read_and_loses_nothing_else() -> None:
+    images, zones, lesion = drawn({"t2w": 0.5, "adc": 0.5})
+    outlined = {"t2.shape", SIZE}
+    beside = measure(images, zones.with_array(np.zeros_like(zones.array)), lesion)
+    assert set(beside) == outlined, "an automatic zone map may miss a lesion"
+    t2w = images["t2w"]
+    centred = images | {"t2w": t2w.with_array(t2w.array - 2 * t2w.array.max())}
+    assert set(measure(centred, zones, lesion)) == outlined | {"adc.signal"}
+    blank = images | {"adc": images["adc"].with_array(np.zeros_like(images["adc"].array))}
+    assert "adc.signal" not in measure(blank, zones, lesion)
+    assert "t2.signal" in measure(blank, zones, lesion)
+
+
 def test_bad_input_is_named() -> None:
     images, zones, lesion = drawn({"t2w": 0.5})
-    with pytest.raises(ValueError, match="neither zone"):
-        measure(images, zones.with_array(np.zeros_like(zones.array)), lesion)
     with pytest.raises(ValueError, match="empty"):
         measure(images, zones, lesion.with_array(np.zeros_like(lesion.array)))
     with pytest.raises(ValueError, match="unknown images dce"):
