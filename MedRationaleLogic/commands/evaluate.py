@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def evaluate(
     cohort: Annotated[str, typer.Argument(help="A frozen cohort: its name in Resources/Cohorts, or its JSON file.")],
     labels: Annotated[Path, typer.Option("--labels", help="The packed label maps it is drawn from (.npz).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the page, the CSV, the JSON, the records.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the page, the tables, the records.")],
     bundle: Annotated[str | None, typer.Option("--bundle", help="Name or folder of the bundle to measure.")] = None,
     twin: Annotated[
         Path | None, typer.Option("--twin", help="Checkpoint or bundle folder of the unconstrained twin.")
@@ -27,7 +27,8 @@ def evaluate(
     remark: Annotated[str, typer.Option("--remark", help="Stands on the page: budget, what is preliminary.")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Of PyTorch.")] = 2,
 ) -> None:
-    """Measure a bundle on simulated studies whose truth is known: one page, a CSV, a JSON. Started again, it goes on.
+    """Measure a bundle on simulated studies whose truth is known: one page, a
+    Markdown table, a CSV, a JSON. Started again, it goes on.
 
     Raises:
         FileNotFoundError: the cohort, the label maps, the bundle or a checkpoint is missing.

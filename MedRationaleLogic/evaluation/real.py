@@ -1,6 +1,6 @@
 """The whole road on real cases, by case, each with a model that never saw its patient.
 
-``python -m MedRationaleLogic.evaluation.real --data DIR --fold A=BUNDLE --output docs/real-cases.md`` writes the page
+``python -m MedRationaleLogic.evaluation.real --data DIR --fold A=BUNDLE --output docs/results.md`` writes the page
 and the figures as JSON beside it. A fold's bundle reads the labelled cases of that fold, which it was trained without;
 labelled cases of a fold without a bundle are left out. Cases without a label are run with the shipped bundle and have
 no DSC. Nothing here is a claim about patients: n is small, and is stated.
@@ -205,11 +205,13 @@ def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: 
         f"    {command}",
         "",
         "Each labelled case was read by the model of the fold that saw neither the patient's images nor the patient's "
-        "label map, in training or in simulation. Cases without a label were read by the shipped bundle. Seconds are "
-        f"of a warm run on {platform.machine()}, without reading files; the machine was not idle.",
+        "label map, in training or in simulation. Cases without a label were read by the shipped bundle, in whose "
+        "training their T2W were, with a gland outlined by another program: what it says of them is no test. Seconds "
+        f"are of a warm run on {platform.machine()}, without reading files.",
         "",
         "DSC on the label's own grid. *csPCa*: human lesion masks that a reported region overlaps with DSC >= .1. "
-        "*regions*: category and suspicion of each reported region.",
+        "*regions*: category and suspicion of each reported region. In the means below a patient counts once, by the "
+        "first row.",
         "",
         "| case | group | fold | sequences | gland DSC | PZ DSC | TZ DSC | gland label | csPCa | regions | category "
         "| s |",

@@ -32,8 +32,8 @@ VALIDATION_SEED = 9001
 RANKING_SEED = 9002
 LOOKING_SEED = 9003
 LICENCE = (
-    "CC BY-NC 4.0: trained on label maps and images of PI-CAI (CC BY-NC 4.0), PROSTATEx and PROSTATE-DIAGNOSIS "
-    "(CC BY 3.0). Non-commercial research only."
+    "CC BY-NC 4.0: trained on label maps and images of PI-CAI (CC BY-NC 4.0), PROSTATEx, PROSTATE-DIAGNOSIS and "
+    "Prostate-3T (CC BY 3.0). Non-commercial research only."
 )
 
 

@@ -104,14 +104,13 @@ def measure(study_path: Path, pairs: int, threads: int | None) -> dict[str, Any]
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, help="a study with a T2W; default: the real DICOM study, else the sample")
+    parser.add_argument("--study", type=Path, help="a study with a T2W; default: the sample")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    real = ROOT.parent / "shared" / "data" / "dicom" / "ProstateX-0001"
     with tempfile.TemporaryDirectory() as scratch:
-        study = args.study or (real if real.is_dir() else None)
+        study = args.study
         if study is None:
             from MedRationaleLogic.simulation.sample import write_sample
 

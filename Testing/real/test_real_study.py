@@ -1,4 +1,4 @@
-"""The real studies of ../shared/data: every case reads, and DICOM and NIfTI of one patient agree."""
+"""The real studies under MEDRATIONALE_DATA: every case reads, and DICOM and NIfTI of one patient agree."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ def main() -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from PIL import Image
 
     from MedRationaleLogic.commands.simulate import label_bank
     from MedRationaleLogic.simulation.study import simulate
@@ -76,6 +77,7 @@ def main() -> None:
     figure.subplots_adjust(0, 0.02, 1, 0.975, 0.02, 0.02)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=80, facecolor="black")
+    Image.open(options.output).convert("RGB").quantize(128).save(options.output, optimize=True)
 
 
 if __name__ == "__main__":
