@@ -18,6 +18,12 @@ from MedRationaleLogic.evaluation.statistics import Interval
 from MedRationaleLogic.evaluation.summary import OURS, Records, Row, cleaned, detection_metrics, plain
 from MedRationaleLogic.resources import resource_path
 
+#: What the cohort's figures do not cover.
+ROAD = (
+    "All models read crops that are centred on the gland, as in training: finding the gland, zooming in on it and "
+    "cleaning its outline are not part of these figures."
+)
+
 
 def _number(x: float | None) -> str:
     return "n/a" if x is None or not math.isfinite(x) else f"{x:.3f}"
@@ -116,7 +122,7 @@ def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _markdown(
     rows: Sequence[Row], models: Sequence[str], concepts: Sequence[Mapping[str, Any]],
-    controls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any],
+    controls: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], details: Mapping[str, Any],
 ) -> str:  # fmt: skip
     """The tables of the page as text, to be kept under version control."""
     met = {True: "met", False: "**missed**", None: ""}
@@ -135,15 +141,26 @@ def _markdown(
          met[row.met]]
         for row in rows
     ]  # fmt: skip
-    head = ["attribute", "drawn regions: n", "accuracy", "AUROC, macro", "ECE", "matched: n", "AUROC, macro"]
+    head = ["attribute", "drawn regions: n", "accuracy", "AUROC, macro", "ECE", "matched: n", "accuracy",
+            "AUROC, macro"]  # fmt: skip
+    confusions = [
+        line
+        for name, counts in details.get("confusion", {}).items()
+        for line in (
+            *_lines([f"{name}: as drawn", *(f"read {k}" for k in range(1, len(counts) + 1))],
+                    [[str(k), *map(str, row)] for k, row in enumerate(counts, 1)]),
+            "",
+        )
+    ]  # fmt: skip
     control = [[c["control"], c["figure"], _number(c["value"])] for c in controls]
     return "\n".join([
         "# Results on simulated studies", "",
         "Research use only. Written by `medrationale evaluate` (docs/training.md).",
-        "Intervals: bootstrap over studies, 95 %; differences are paired.", "",
+        "Intervals: bootstrap over studies, 95 %; differences are paired. " + ROAD, "",
         *_lines(["", ""], [[k, str(v)] for k, v in facts.items() if v != ""]), "",
         "## Same data, same budget", "", *_lines(["figure", "ours", "beside it", "asked", ""], table), "",
         "## By attribute", "", *_lines(head, [[str(v) for v in c.values()] for c in concepts]), "",
+        "## Scores of drawn regions", "", *confusions,
         "## Controls", "", *_lines(["control", "figure", "value"], control), "",
     ])  # fmt: skip
 
@@ -166,6 +183,7 @@ def write(
         {
             "name": a, "n": c["n"], "accuracy": _number(c["accuracy"]), "auroc": _number(c["auroc"]),
             "ece": _number(c["ece"]), "n_matched": matched.get(a, {}).get("n", 0),
+            "accuracy_matched": _number(matched.get(a, {}).get("accuracy")),
             "auroc_matched": _number(matched.get(a, {}).get("auroc")),
         }
         for a, c in details["concepts_on_drawn_regions"].items()
@@ -173,7 +191,7 @@ def write(
     source = resource_path("Templates", "evaluation.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(source).render(
         rows=[{"name": r.name, "cells": {m: _cell(r, m) for m in names}, "bar": r.bar, "met": r.met} for r in rows],
-        models=names, concepts=concepts, figures=figures(models, details), facts=facts,
+        models=names, concepts=concepts, figures=figures(models, details), facts=facts, road=ROAD,
         controls=[{**c, "value": _number(c["value"])} for c in controls],
     )  # fmt: skip
     table = io.StringIO()
@@ -192,7 +210,7 @@ def write(
     })  # fmt: skip
     for name, text in (("evaluation.html", page), ("results.csv", table.getvalue()),
                        ("results.json", json.dumps(document, indent=1, allow_nan=False) + "\n"),
-                       ("results.md", _markdown(rows, names, concepts, controls, facts))):  # fmt: skip
+                       ("results.md", _markdown(rows, names, concepts, controls, facts, details))):  # fmt: skip
         beside = folder / f"{name}.part"
         beside.write_text(text, encoding="utf-8", newline="\n")
         os.replace(beside, folder / name)

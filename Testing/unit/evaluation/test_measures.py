@@ -166,6 +166,10 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
     assert markdown.startswith("# Results on simulated studies\n\nResearch use only.")
     for row in rows:
         assert sum(line.startswith(f"| {row.name} | ") for line in markdown.splitlines()) == 1
+    for name, counts in details["confusion"].items():
+        start = next(i for i, line in enumerate(markdown.splitlines()) if line.startswith(f"| {name}: as drawn |"))
+        read = [[int(x) for x in line.split("|")[2:-1]] for line in markdown.splitlines()[start + 2 : start + 7]]
+        assert read == counts
     widths = [line.count(" | ") for line in markdown.splitlines() if line.startswith("| gland DSC")]
     assert widths == [4]
     with pytest.raises(ValueError, match="measured on other studies"):
