@@ -13,7 +13,7 @@ from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE
 from MedRationaleLogic.model.network import spec_from_lexicon
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.sample import sample_bank
-from MedRationaleLogic.training import run, ship
+from MedRationaleLogic.training import fit, run, ship
 from MedRationaleLogic.training.data import IGNORE, WIDE, RealCase, RealSet
 from MedRationaleLogic.training.run import HELD_OUT
 
@@ -74,6 +74,13 @@ def test_calibration_draws_no_held_out_patient_either(
             ]
         )
     assert seen == [("20002",)]
+
+
+def test_a_fine_tune_on_given_maps_leaves_the_test_cohort_unseen(bank_file: Path, tmp_path: Path) -> None:
+    settings = fit.Settings(tmp_path, tmp_path / "run", labels=bank_file)
+    train, validation = fit._maps(settings)
+    assert train.patients == ("20000", "20001")
+    assert validation.patients == ("20002",)
 
 
 # -- real cases --------------------------------------------------------------------------------------------------------

@@ -297,6 +297,23 @@ def test_a_few_steps_on_one_batch_lower_the_loss(spec: NetworkSpec, small_item: 
     assert all(any(s in name for s in other) for name in silent), silent
 
 
+def test_a_stop_between_two_checkpoints_keeps_the_run_s_own_weights(
+    spec: NetworkSpec, small_item: Item, tmp_path: Path, coarse: None
+) -> None:
+    """What a stop at 3 leaves is the same, whether a checkpoint was due there or not."""
+    due, between = (
+        torch.load(
+            run.train(tmp_path / str(every), _Items(small_item, 4), spec, steps=4, stop=3, batch=1, every=every,
+                      workers=0, precision="32-true"), map_location="cpu", weights_only=True)
+        for every in (3, 2)
+    )  # fmt: skip
+    assert due["global_step"] == between["global_step"] == 3
+    for state in ("state_dict", "current_model_state"):
+        for name, value in due[state].items():
+            assert torch.equal(between[state][name], value), name
+    assert any(not torch.equal(v, between["state_dict"][k]) for k, v in between["current_model_state"].items())
+
+
 def test_a_run_goes_on_from_its_checkpoint(trained: dict[str, Any]) -> None:
     first, second = trained["first"], trained["second"]
     assert (first["global_step"], second["global_step"]) == (1, 2)
@@ -488,6 +505,30 @@ def test_temperature_is_recovered(true: float) -> None:
     logits = 1.5 * torch.randn((6000, 4), generator=g)
     drawn = torch.multinomial(torch.softmax(logits, 1), 1, generator=g)[:, 0]
     assert ship.temperature(logits * true, drawn) == pytest.approx(true, rel=0.12)
+
+
+def test_a_sequence_that_is_absent_is_neither_read_nor_fused(spec: NetworkSpec, small_item: Item, coarse: None) -> None:
+    torch.manual_seed(0)
+    net = RationaleTask(spec.to_dict(), load_cached()).net.eval()
+    blind = {k: v.clone() for k, v in small_item.items()} | {"presence": torch.tensor([1.0, 1.0, 0.0])}
+    other = blind | {"hbv": torch.randn_like(blind["hbv"])}
+    seen, again = (ship.validate(net, [item]) for item in (blind, other))  # type: ignore[arg-type]
+    assert {a.split(".")[0] for a in seen["logits"]} == {"t2", "adc"}
+    assert seen["regions"]
+    for one, two in zip(seen["regions"], again["regions"], strict=True):
+        assert one.presence == (True, True, False)
+        assert torch.equal(one.residual, two.residual)
+        assert all(torch.equal(x, two.logits[a]) for a, x in one.logits.items())
+
+
+def test_what_is_not_labelled_has_no_dsc(spec: NetworkSpec, small_item: Item, coarse: None) -> None:
+    torch.manual_seed(0)
+    net = RationaleTask(spec.to_dict(), load_cached()).net.eval()
+    whole = small_item | {"zones": torch.where(small_item["zones"] == IGNORE, IGNORE, 3).to(torch.uint8)}
+    gland = whole | {"gland_only": torch.tensor(True)}
+    none = small_item | {"zones": torch.full_like(small_item["zones"], IGNORE)}
+    dsc = ship.validate(net, [gland, none])["dsc"]  # type: ignore[arg-type]
+    assert {k: len(v) for k, v in dsc.items() if k != "lesion"} == {"gland": 1}
 
 
 def test_temperature_of_nothing_is_one() -> None:
