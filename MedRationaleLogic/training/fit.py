@@ -325,11 +325,13 @@ def _triples(settings: Settings) -> TripleSet:
 
 def _maps(settings: Settings) -> tuple[LabelBank, LabelBank]:
     """Label maps that simulated studies are trained and validated on: the shares that the frozen test cohort has no
-    patient of. A bank too small to have both gives all of its maps for either."""
+    patient of, without the patients that real results are of. Too few maps to have both shares serve for either."""
     if settings.labels is None:
         return sample_bank(), sample_bank()
-    bank = LabelBank.load(settings.labels)
-    train, validation, _ = split_bank(bank.without(HELD_OUT))
+    bank = LabelBank.load(settings.labels).without(HELD_OUT)
+    if not len(bank):
+        raise TrainingError(f"{settings.labels}: all its maps are of patients that real results are of; give others")
+    train, validation, _ = split_bank(bank)
     return (train, validation) if len(train) and len(validation) else (bank, bank)
 
 

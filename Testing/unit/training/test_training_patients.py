@@ -82,6 +82,14 @@ def test_a_fine_tune_on_given_maps_leaves_the_test_cohort_unseen(bank_file: Path
     assert train.patients == ("20000", "20001")
     assert validation.patients == ("20002",)
 
+    whole = LabelBank.load(bank_file)
+    whole.without(("20002",)).save(bank_file)  # none is left to validate on
+    for maps in fit._maps(settings):
+        assert maps.patients == ("20000", "20001")
+    whole.without(("20000", "20001", "20002")).save(bank_file)
+    with pytest.raises(fit.TrainingError, match=r"bank\.npz: all its maps are of patients"):
+        fit._maps(settings)
+
 
 # -- real cases --------------------------------------------------------------------------------------------------------
 
