@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from MedRationaleLogic import cli
 from MedRationaleLogic.evaluation import cohort, summary

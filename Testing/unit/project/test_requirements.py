@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import importlib.util
 import re
+import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,3 +88,53 @@ def test_licence_is_apache_2(repository: Path, project: dict[str, Any]) -> None:
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_tests_import_only_what_their_set_up_brings(repository: Path, project: dict[str, Any]) -> None:
+    """A package that another extra happened to install would be missing where ``run.py test`` set up the machine."""
+    extras = project["optional-dependencies"]
+    brought = closure([*project["dependencies"], *extras["dev"], *extras["viewer"]])
+    owners = importlib.metadata.packages_distributions()
+    ours = {path.stem for path in repository.rglob("Testing/**/*.py")} | {"Testing", "update_cmake"}
+    ours |= {"MedRationale", "MedRationaleLib", "MedRationaleLogic", "MedRationaleViewer", "qt", "ctk"}
+    foreign: dict[str, str] = {}
+    for path in sorted((repository / "Testing").rglob("*.py")):
+        if path.parent.name == "benchmark":
+            continue
+        for name in imported_at_once(path):
+            known = name in sys.stdlib_module_names or name in ours
+            if not known and not {canonicalize_name(owner) for owner in owners.get(name, [])} & brought:
+                foreign[name] = path.name
+    assert foreign == {}
+
+
+def closure(asked: Iterable[str]) -> set[str]:
+    """Canonical names of the distributions that these requirements install here, extras asked for included."""
+    found: set[str] = set()
+    waiting = [Requirement(text) for text in asked]
+    seen: set[str] = set()
+    while waiting:
+        one = waiting.pop()
+        if str(one) in seen:
+            continue
+        seen.add(str(one))
+        found.add(canonicalize_name(one.name))
+        try:
+            needs = importlib.metadata.requires(one.name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for need in map(Requirement, needs):
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+                waiting.append(need)
+    return found
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Top-level packages that importing this file imports."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
