@@ -150,7 +150,7 @@ class ConceptPredictor:
     def _read(self, flat: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         for s, mask in masks.items():
-            if int(mask.sum()) < 4:
+            if int(mask.sum()) < pooling.LEAST_VOXELS:
                 continue
             region = pooling.region(mask, STEM_GRIDS[s].spacing)
             seen = self.net.embed(s, flat[s][:, region.index])
@@ -261,7 +261,7 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
         means: dict[str, list[float]] = {}
         for s in SEQUENCES:
             region = item[f"regions_{s}"] == row + 1
-            if int(region.sum()) < 4:
+            if int(region.sum()) < pooling.LEAST_VOXELS:
                 continue
             others = (item[f"regions_{s}"] > 0) & ~region
             index, inside = pooling.window(region, STEM_GRIDS[s].spacing, others)
@@ -320,7 +320,11 @@ def _masses(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str, 
             lesion |= masks[row]
         if s == "t2w":
             lesion &= item["lesion"] == 1  # but for cut slices
-        parts = {row: pooling.supports(m, STEM_GRIDS[s].spacing) for row, m in masks.items() if int(m.sum()) >= 4}
+        parts = {
+            row: pooling.supports(m, STEM_GRIDS[s].spacing)
+            for row, m in masks.items()
+            if int(m.sum()) >= pooling.LEAST_VOXELS
+        }
         for i, a in enumerate(net.spec.attributes):
             if a.sequence != s or a.id not in prediction.evidence:
                 continue

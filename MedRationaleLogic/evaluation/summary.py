@@ -22,7 +22,7 @@ from MedRationaleLogic.evaluation.statistics import (
 )
 from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec
 from MedRationaleLogic.pirads import rules
-from MedRationaleLogic.training.ship import area_under_roc, expected_calibration_error
+from MedRationaleLogic.training.ship import area_under_roc, calibration_gap, expected_calibration_error
 
 Records = Sequence[Mapping[str, Any]]
 Statistic = Callable[[NDArray[np.int64]], float]
@@ -187,16 +187,7 @@ def calibration_error(records: Records, spec: NetworkSpec) -> Statistic:
                     right.append(int(np.argmax(p)) == region["labels"][a])
         if not confidence:
             return math.nan
-        two = torch.tensor([[c, 1 - c] for c in confidence])
-        # the answer is the first column wherever it is the more certain one; ECE needs only confidence and rightness
-        bins = (two[:, 0] * 10).long().clamp(max=9)
-        ok = torch.tensor(right, dtype=torch.float32)
-        error = 0.0
-        for k in range(10):
-            mine = bins == k
-            if mine.any():
-                error += float(mine.float().mean()) * abs(float(ok[mine].mean() - two[mine, 0].mean()))
-        return error
+        return calibration_gap(torch.tensor(confidence), torch.tensor(right))
 
     return statistic
 

@@ -20,6 +20,9 @@ EXTENTS: Final = ("interior", "rim", "context")
 #: Half widths (mm): the rim reaches this far in and out, the context this far out.
 RIM_MM: Final = 1.6
 CONTEXT_MM: Final = 4.5
+#: A drawn region of fewer voxels on a sequence's grid is neither learnt from nor measured there: it has no form and no
+#: margin left.
+LEAST_VOXELS: Final = 4
 #: Voxels around a region's context, in plane, that belong to its surroundings (:func:`window`).
 MARGIN: Final = 8
 

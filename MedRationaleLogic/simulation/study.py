@@ -831,11 +831,3 @@ def _simulate(
             a, h, mask = _diffusion(texture, imaging, scene, COARSE, wide_offset, ranges)
             wide = (sequence, (a if sequence == 1 else h).image, mask)
     return SimulatedStudy(t2w, adc, hbv, zones, offsets, scene.drawn, wide, patient)
-
-
-def simulate_batch(
-    bank: labels.LabelBank, seed: int, indices: Sequence[int], *, scanner: int = 0, domain: Domain = "seen",
-    coarse: bool = True, device: torch.device | str | None = None,
-) -> list[SimulatedStudy]:  # fmt: skip
-    """Several studies, one after the other: each is what :func:`simulate` makes of its index."""
-    return [simulate(bank, seed, i, scanner=scanner, domain=domain, coarse=coarse, device=device) for i in indices]

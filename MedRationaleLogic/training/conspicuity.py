@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
-from MedRationaleLogic.model.pooling import EXTENTS, supports, window
+from MedRationaleLogic.model.pooling import EXTENTS, LEAST_VOXELS, supports, window
 from MedRationaleLogic.training.data import ROWS, Item
 
 SLOPES: Final = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -102,7 +102,7 @@ def _measure(net: RationaleNet, item: Item, sequence: str, features: Tensor, val
     regions = item[f"regions_{sequence}"]
     spacing = STEM_GRIDS[sequence].spacing
     masks = {row: regions == row + 1 for row in range(ROWS) if bool((item["labels"][row] >= 0).any())}
-    parts = {row: supports(m, spacing) for row, m in masks.items() if int(m.sum()) >= 4}
+    parts = {row: supports(m, spacing) for row, m in masks.items() if int(m.sum()) >= LEAST_VOXELS}
     both = [net.embed(sequence, f) for f in features]
     what = [net.evidence(sequence, seen._replace(conspicuity=None), values) for seen in both]
     logits = [seen.conspicuity for seen in both if seen.conspicuity is not None]

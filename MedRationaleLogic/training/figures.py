@@ -86,7 +86,7 @@ def _strongest(net: RationaleNet, s: str, features: Tensor, mask: Tensor, values
     seen = net.embed(s, net.for_concepts(s, features)[0].flatten(1))
     maps = net.evidence(s, seen, values)
     attribute = next(a for a in net.spec.attributes if a.sequence == s and a.id.endswith("signal"))
-    if int(mask.sum()) >= 4:
+    if int(mask.sum()) >= pooling.LEAST_VOXELS:
         # every voxel was embedded, so a region's places are its flat indices
         region = pooling.region(mask, STEM_GRIDS[s].spacing)
         logits = net.read(s, seen.at(region.index), region, values)

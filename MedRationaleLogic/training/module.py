@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from MedRationaleLogic.model.grids import SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec, RationaleNet
-from MedRationaleLogic.model.pooling import EXTENTS, gather, region, supports
+from MedRationaleLogic.model.pooling import EXTENTS, LEAST_VOXELS, gather, region, supports
 from MedRationaleLogic.training.data import IGNORE, ROWS, to_stem
 from MedRationaleLogic.training.losses import (
     Multiplier,
@@ -194,7 +194,7 @@ class RationaleTask(L.LightningModule):
                 rows = []
                 for row in range(ROWS):
                     mask = regions == row + 1
-                    if (batch["labels"][b, row] >= 0).any() and int(mask.sum()) >= 4:
+                    if (batch["labels"][b, row] >= 0).any() and int(mask.sum()) >= LEAST_VOXELS:
                         rows.append(row)
                         parts |= {f"{row} {e}": part for e, part in supports(mask, spacing).items()}
                 read = {row: region(m[sequence], spacing) for row, m in outlined.masks.items() if sequence in m}

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import NetworkSpec
+from MedRationaleLogic.model.pooling import LEAST_VOXELS
 from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.data import IGNORE, NORMAL, ROWS, to_stem, write_labels
 
@@ -69,7 +70,7 @@ def drawn(study: Mapping[str, Tensor]) -> Outlines:
             continue
         for i, sequence in enumerate(SEQUENCES):
             mask = study[f"regions_{sequence}"] == row + 1
-            if bool(study["presence"][i]) and int(mask.sum()) >= 4:
+            if bool(study["presence"][i]) and int(mask.sum()) >= LEAST_VOXELS:
                 masks.setdefault(row, {})[sequence] = mask
     return Outlines(masks, study["labels"], study["category"], study["zone"])
 
@@ -130,7 +131,7 @@ def redrawn(mask: Tensor, spacing: tuple[float, float, float]) -> Tensor:
     shift = SHIFT_MM * (2 * float(torch.rand(())) - 1) + BEND_MM * float(torch.rand(())) * bend
     out = torch.zeros_like(mask)
     out[box] = (field + shift > 0).to(mask.device)
-    return out if int(out.sum()) >= 4 else mask
+    return out if int(out.sum()) >= LEAST_VOXELS else mask
 
 
 def by_another_hand(study: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,6 +201,6 @@ def everywhere(study: Mapping[str, Tensor], mask: Tensor, sequences: Iterable[st
         there = mask
         if sequence != "t2w":
             there = to_stem(mask, study[f"theta_{sequence}"], STEM_GRIDS[sequence].shape)
-        if int(there.sum()) >= 4:
+        if int(there.sum()) >= LEAST_VOXELS:
             out[sequence] = there
     return out

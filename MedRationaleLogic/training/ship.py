@@ -69,10 +69,15 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     return round(float(grid[int(losses.argmin())]), 4)
 
 
-def expected_calibration_error(p: Tensor, labels: Tensor, bins: int = 10) -> float:
-    """ECE of the top answer, equal-width bins (Guo 2017); p (n, values), labels (n,)."""
+def expected_calibration_error(p: Tensor, labels: Tensor) -> float:
+    """ECE of the top answer (:func:`calibration_gap`); p (n, values), labels (n,)."""
     confidence, answer = p.max(1)
-    right = (answer == labels).float()
+    return calibration_gap(confidence, answer == labels)
+
+
+def calibration_gap(confidence: Tensor, right: Tensor, bins: int = 10) -> float:
+    """ECE by equal-width bins (Guo 2017): confidence (n,) 0..1 of the answers, right (n,) whether each was."""
+    right = right.float()
     index = (confidence * bins).long().clamp(max=bins - 1)
     error = 0.0
     for k in range(bins):
@@ -153,7 +158,7 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
             mine: dict[str, Tensor] = {}
             for s in concepts:
                 mask = item[f"regions_{s}"] == row + 1
-                if int(mask.sum()) < 4:
+                if int(mask.sum()) < pooling.LEAST_VOXELS:
                     continue
                 region = pooling.region(mask, STEM_GRIDS[s].spacing)
                 voxels = net.embed(s, concepts[s][:, region.index])

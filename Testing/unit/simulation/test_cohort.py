@@ -17,7 +17,7 @@ from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.regions import Region
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.simulation.scanner import SCANNERS
-from MedRationaleLogic.simulation.study import SimulatedStudy, draw_scene, simulate, simulate_batch
+from MedRationaleLogic.simulation.study import SimulatedStudy, draw_scene, simulate
 
 SEED = 31
 
@@ -178,13 +178,6 @@ def test_a_study_does_not_depend_on_the_number_of_threads(bank: LabelBank) -> No
         assert equal(two, simulate(bank, SEED, 1, coarse=False))
     finally:
         torch.set_num_threads(before)
-
-
-def test_a_batch_is_its_studies(bank: LabelBank) -> None:
-    batch = simulate_batch(bank, SEED, [2, 0], coarse=False, device="cpu")
-
-    assert len(batch) == 2
-    assert equal(batch[1], simulate(bank, SEED, 0, coarse=False))
 
 
 def test_bad_arguments_are_named(bank: LabelBank) -> None:
