@@ -26,6 +26,9 @@ def evaluate(
     controls: Annotated[int, typer.Option("--controls", min=0, help="Studies for the control models.")] = 40,
     remark: Annotated[str, typer.Option("--remark", help="Stands on the page: budget, what is preliminary.")] = "",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Of PyTorch.")] = 2,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Processes, with one thread each from two on: one a core is fastest.")
+    ] = 1,
 ) -> None:
     """Measure a bundle on simulated studies whose truth is known: one page, a
     Markdown table, a CSV, a JSON. Started again, it goes on.
@@ -73,7 +76,7 @@ def evaluate(
     for name, (predictor, mine, weights) in predictors.items():
         file = output / f"records-{name}.jsonl"
         of = {"cohort": frozen.sha256, "weights": weights}
-        for done in runs.run(predictor, items, range(count), file, unseen=unseen, net=mine, facts=of):
+        for done in runs.run(predictor, items, range(count), file, unseen=unseen, net=mine, facts=of, jobs=jobs):
             if done % 20 == 0:
                 typer.echo(f"{name}: {done} of {count}", err=True)
         models[name] = [r for r in runs.read(file) if r["index"] < count]
@@ -89,7 +92,7 @@ def evaluate(
     ):
         file = output / f"records-{name.replace(' ', '-')}.jsonl"
         of = {"cohort": frozen.sha256, "weights": found.manifest.sha256}
-        for _ in runs.run(predictor, items, range(min(controls, count)), file, net=mine, facts=of):
+        for _ in runs.run(predictor, items, range(min(controls, count)), file, net=mine, facts=of, jobs=jobs):
             pass
         beside += _control(name, [r for r in runs.read(file) if r["index"] < controls], net)
     beside += _control(f"the model, on the same {len(few)} studies", few, net)

@@ -25,6 +25,7 @@ from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
+from MedRationaleLogic.training.spread import spread
 
 #: Grows when a figure of a record changes its meaning: records of before are not gone on with.
 RECORDS = 2
@@ -364,11 +365,40 @@ def shift(first: Prediction, second: Prediction, item: Item, net: RationaleNet |
     return float(np.mean(values)) if values else None
 
 
+class Measured(Dataset[dict[str, Any]]):
+    """A cohort as its records: what :func:`run` writes a line of, one a study.
+
+    Args:
+        predictor: the model.
+        items: the cohort.
+        unseen: the same anatomies by unseen scanners, or None.
+        net: for concept figures; None for a model without concepts.
+    """
+
+    def __init__(
+        self, predictor: Predictor, items: Dataset[Item], unseen: Dataset[Item] | None, net: RationaleNet | None
+    ) -> None:
+        self.predictor, self.items, self.unseen, self.net = predictor, items, unseen, net
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self.items[index]
+        prediction = self.predictor.predict(item)
+        line: dict[str, Any] = {"index": index} | record(prediction, item, self.net)
+        if self.unseen is not None:
+            other = self.unseen[index]
+            again = self.predictor.predict(other)
+            line["unseen"] = record(again, other, self.net)
+            line["unseen"].pop("regions", None)
+            line["cosine"] = shift(prediction, again, item, self.net)
+        return line
+
+
 def run(
     predictor: Predictor, items: Dataset[Item], indices: Sequence[int], file: Path, *,
     unseen: Dataset[Item] | None = None, net: RationaleNet | None = None, facts: Mapping[str, Any] | None = None,
+    jobs: int = 1,
 ) -> Iterator[int]:  # fmt: skip
-    """Measure studies one after the other; yields how many are done.
+    """Measure studies, each line written when its study is done; yields how many are.
 
     Args:
         predictor: the model.
@@ -378,6 +408,7 @@ def run(
         unseen: the same anatomies by unseen scanners, or None.
         net: for concept figures; None for a model without concepts.
         facts: what the records are of (cohort, weights), kept beside them.
+        jobs: processes, see :func:`MedRationaleLogic.training.spread.spread`.
 
     Raises:
         ValueError: the file's records are of something else.
@@ -389,19 +420,12 @@ def run(
         beside = file.with_suffix(".tmp")
         beside.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
         beside.replace(file)
+    missing = [index for index in indices if index not in done]
+    lines = spread(Measured(predictor, items, unseen, net), missing, jobs)
     for count, index in enumerate(indices, 1):
         if index not in done:
-            item = items[index]
-            prediction = predictor.predict(item)
-            line = {"index": index} | record(prediction, item, net)
-            if unseen is not None:
-                other = unseen[index]
-                again = predictor.predict(other)
-                line["unseen"] = record(again, other, net)
-                line["unseen"].pop("regions", None)
-                line["cosine"] = shift(prediction, again, item, net)
             with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line, allow_nan=False) + "\n")
+                out.write(json.dumps(next(lines), allow_nan=False) + "\n")
         yield count
 
 

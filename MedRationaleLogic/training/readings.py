@@ -28,6 +28,7 @@ from MedRationaleLogic.training.data import IGNORE, NORMAL, Item, write_labels
 from MedRationaleLogic.training.losses import attribute_loss
 from MedRationaleLogic.training.outlines import by_another_hand, drawn, everywhere, whose
 from MedRationaleLogic.training.ruled import RuleLoss
+from MedRationaleLogic.training.spread import spread
 from MedRationaleLogic.training.suspicion import Judged
 
 #: Candidates from here on are ranked.
@@ -65,8 +66,21 @@ class Sample:
     outline: str
 
 
-@torch.no_grad()
-def collect(net: RationaleNet, data: Dataset[Item], numbers: Sequence[int]) -> Iterator[Sample]:
+class Met(Dataset[list[Sample]]):
+    """The regions of simulated studies as they are met, a list a study; see :func:`collect`."""
+
+    def __init__(self, net: RationaleNet, data: Dataset[Item]) -> None:
+        self.net, self.data = net, data
+
+    @torch.no_grad()
+    def __getitem__(self, number: int) -> list[Sample]:
+        item = self.data[number]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            return list(_of_study(self.net, item, number))
+
+
+def collect(net: RationaleNet, data: Dataset[Item], numbers: Sequence[int], jobs: int = 1) -> Iterator[Sample]:
     """The regions of simulated studies: drawn, by another hand, and the network's candidates.
 
     Candidates are those of the whole study and those of one with some sequences only, each with the lesion logit of
@@ -77,12 +91,10 @@ def collect(net: RationaleNet, data: Dataset[Item], numbers: Sequence[int]) -> I
         net: in evaluation mode.
         data: simulated studies with all sequences.
         numbers: which of them; the draws of a study depend on its number alone.
+        jobs: processes, see :func:`MedRationaleLogic.training.spread.spread`.
     """
-    for number in numbers:
-        item = data[number]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(number)
-            yield from _of_study(net, item, number)
+    for met in spread(Met(net, data), numbers, jobs):
+        yield from met
 
 
 def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:

@@ -303,7 +303,7 @@ def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, A
 
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
          training: dict[str, Any], ranking: Dataset[Item] | None = None,
-         looked_at: Dataset[Item] | None = None) -> bundle.Bundle:  # fmt: skip
+         looked_at: Dataset[Item] | None = None, jobs: int = 1) -> bundle.Bundle:  # fmt: skip
     """Fit conspicuity, readings and suspicion, calibrate, choose thresholds, write the bundle.
 
     Args:
@@ -317,12 +317,13 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
             towers, leaves both as trained.
         looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; None leaves conspicuity
             as trained.
+        jobs: processes that read the ranking studies.
     """
     net = load_network(checkpoint)
     if looked_at is not None and net.spec.tower:
         training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
     if ranking is not None and net.spec.tower:
-        met = list(readings.collect(net, ranking, range(len(ranking))))  # type: ignore[arg-type]
+        met = list(readings.collect(net, ranking, range(len(ranking)), jobs))  # type: ignore[arg-type]
         training = training | finish(net, met)
     seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
     calibration = calibrate(seen)
@@ -348,6 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--looking", type=int, default=40, help="pairs to fit conspicuity to; 0: as trained")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes that read the ranking studies: one a core is fastest"
+    )
     parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -358,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranking = SimulatedSet(for_training, spec, RANKING_SEED, args.ranking) if args.ranking else None
     pairs = SimulatedSet(for_training, spec, LOOKING_SEED, 2 * args.looking, paired=1.0) if args.looking else None
     made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts,
-                ranking=ranking, looked_at=pairs)  # fmt: skip
+                ranking=ranking, looked_at=pairs, jobs=args.jobs)  # fmt: skip
     print(json.dumps(made.manifest.results, indent=1))
 
 

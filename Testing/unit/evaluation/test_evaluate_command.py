@@ -60,7 +60,7 @@ def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) 
     checkpoint = room.folder / "twin.ckpt"
     state = {f"net.{k}": v for k, v in net.state_dict().items()}
     torch.save({"state_dict": state, "hyper_parameters": {"spec": net.spec.to_dict()}}, checkpoint)
-    assert room.evaluate("--twin", checkpoint, output="checkpoint").exit_code == 0
+    assert room.evaluate("--twin", checkpoint, "--jobs", "2", output="checkpoint").exit_code == 0
     again = room.evaluate("--twin", checkpoint, output="bundle")
     assert again.exit_code != 0, "records of one model are not gone on with for another"
     assert "another weights" in again.output + str(again.exception)

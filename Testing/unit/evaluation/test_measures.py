@@ -139,7 +139,8 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
     whole = (tmp_path / f"{summary.OURS}.jsonl").read_text(encoding="utf-8")
     (tmp_path / "cut.jsonl").write_text(whole[: len(whole) // 2], encoding="utf-8")
     copy(tmp_path / f"{summary.OURS}.about.json", tmp_path / "cut.about.json")
-    for _ in cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net):
+    for _ in cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net,
+                        jobs=2):  # fmt: skip
         pass
     assert cohort.read(tmp_path / "cut.jsonl") == models[summary.OURS]
     with pytest.raises(ValueError, match=r"cut\.jsonl.*unseen.*give a new --output"):

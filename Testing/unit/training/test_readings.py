@@ -81,7 +81,7 @@ def test_a_candidate_of_nothing_is_labelled_as_normal_tissue_or_not_at_all(sampl
 def test_the_same_study_gives_the_same_samples(data: SimulatedSet, samples: list[Sample]) -> None:
     net = network()
     torch.nn.init.normal_(net.trunk.lesion.weight, std=2.0)
-    again = list(readings.collect(net, data, [2]))
+    again = list(readings.collect(net, data, [2], jobs=2))
     mine = [s for s in samples if s.study == 2]
     assert [s.outline for s in again] == [s.outline for s in mine]
     for a, b in zip(again, mine, strict=True):
