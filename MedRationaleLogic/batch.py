@@ -182,7 +182,7 @@ def run(
         ResultsError: the output folder cannot be written, or the disk is full; what is done stays.
         KeyboardInterrupt: Ctrl-C; what is done stays, and the tables are whole.
     """
-    place = Path(output).expanduser().resolve()
+    place = _home(output).resolve()
     jobs, passed_over = read_source(source, output=place)
     network = _Network(explainer, bundle, device)
     made_with = network.bundle_sha256()
@@ -546,7 +546,7 @@ def read_source(source: Path | str, *, output: Path | None = None) -> tuple[tupl
     Raises:
         BatchError: neither a folder nor a table; no case in it; an unknown column; not text.
     """
-    path = Path(source).expanduser()
+    path = _home(source)
     if not path.exists():
         raise BatchError(f"{path.name}: there is no such folder or table; give a folder of studies, or a CSV table")
     if path.is_dir():
@@ -672,15 +672,33 @@ def _from_row(names: Sequence[str], row: Sequence[str], where: str, folder: Path
     cells = [cell.strip() for cell in row]
     extra = any(cells[len(names) :])
     values = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
-    paths = {name: folder / Path(values[name]).expanduser() for name in ("study", *ROLES) if name in values}
-    name = values.get("case") or _name_from(paths)
     psa, problem = _psa(values.get("psa"), delimiter)
+    paths: dict[str, Path] = {}
+    for column in ("study", *ROLES):
+        if column in values:
+            try:
+                paths[column] = folder / _home(values[column])
+            except BatchError as error:  # one row's fault
+                paths[column], problem = folder / values[column], f"{where}: {error}"
+    name = values.get("case") or _name_from(paths)
     if not paths:
         problem = f"{where}: names no study and no image; fill in study, or t2w, adc or hbv"
     if extra:
         problem = f"{where}: has more cells than the header; put a cell that holds the separator into quotes"
     study = paths.pop("study", None)
     return _job(name or where, where, study=study, files=paths, psa=psa, problem=problem)
+
+
+def _home(path: Path | str) -> Path:
+    """A path with its ``~`` spelt out.
+
+    Raises:
+        BatchError: it is the home of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BatchError(f"{Path(path).parts[0]}: there is no home folder of that name; write the path out") from error
 
 
 def _name_from(paths: Mapping[str, Path]) -> str:

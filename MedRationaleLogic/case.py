@@ -32,6 +32,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from uuid import uuid4
@@ -42,7 +43,7 @@ from scipy import ndimage
 
 from MedRationaleLogic.imaging import measure
 from MedRationaleLogic.imaging.acquisition import Role
-from MedRationaleLogic.imaging.study import Study, read_study
+from MedRationaleLogic.imaging.study import Study, check_geometry, read_study
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference.evidence import EvidenceField, EvidenceMaps
 from MedRationaleLogic.inference.explainer import region_on
@@ -404,6 +405,7 @@ class Case:
         bundle = explanation.provenance.bundle
         detail = f"{bundle.get('name', 'unnamed bundle')} {bundle.get('version', '')}".strip()
         self._move(_State(explanation.study, explanation), "explain", None, None, detail)
+        self._settle("explain", None, detail)
         return explanation
 
     def select(self, lesion: int | None = None, concept: str | None = None) -> None:
@@ -413,7 +415,7 @@ class Case:
             CaseError: no such region or concept.
         """
         if lesion is not None:
-            self._lesion(lesion)
+            lesion = self._lesion(lesion).number  # a plain number, whatever was given
         if concept is not None:
             try:
                 lexicon.load().concept(concept)
@@ -434,6 +436,8 @@ class Case:
             ValueError: no such step, or an answer that it cannot have.
         """
         name, one = self._begin(reader), self._lesion(lesion)
+        if isinstance(answer, Integral):
+            answer = int(answer)  # of numpy, as an array of labels gives them
         changed = replace(one, rationale=one.rationale.override(step, answer, name))
         self._exchange("override", name, changed, f"{step} = {answer}")
         return changed
@@ -503,7 +507,7 @@ class Case:
         rest = tuple(x for x in explanation.lesions if x is not gone)
         dropped = (*explanation.dropped, _dropped_by_reader(gone))
         changed = replace(explanation, lesions=rest, dropped=dropped)
-        self._commit(_State(self.study, changed, (*self._state.removed, gone)), "delete", name, lesion, "")
+        self._commit(_State(self.study, changed, (*self._state.removed, gone)), "delete", name, gone.number, "")
 
     def merge(self, lesions: Iterable[int], reader: str) -> Lesion:
         """Make one region of several; it has the lowest of their numbers and is selected.
@@ -512,8 +516,8 @@ class Case:
             CaseError: fewer than two regions, one that is not there, no reader's name, signed off.
         """
         name = self._begin(reader)
-        numbers = sorted(set(lesions))
-        parts = [self._lesion(n) for n in numbers]
+        parts = [self._lesion(n) for n in sorted(set(lesions))]
+        numbers = [x.number for x in parts]
         if len(parts) < 2:
             raise CaseError("merging needs at least two different regions")
         together = np.logical_or.reduce([x.mask.array for x in parts])
@@ -550,7 +554,7 @@ class Case:
         parts = (first, *(self._read(self._new_number(), mask) for mask in masks[1:]))
         rest = [x for x in self._explained().lesions if x is not one]
         detail = _sentences(f"into regions {', '.join(str(x.number) for x in parts)}", _lost_text(lost))
-        self._commit(self._with_lesions([*rest, *parts]), "split", name, lesion, detail)
+        self._commit(self._with_lesions([*rest, *parts]), "split", name, one.number, detail)
         return parts
 
     # --------------------------------------------------------------------------------------------- the study's own
@@ -588,6 +592,7 @@ class Case:
         x, y, z = (float(v) for v in np.asarray(lps_mm, dtype=float))
         moved = f"{role} by ({x:+.1f}, {y:+.1f}, {z:+.1f}) mm LPS"
         if self.explanation is None:
+            check_geometry(study)
             self._commit(_State(study), "shift", name, None, moved)
             return
         state, remarks = self._after_shift(self._run(study, progress, cancelled))
@@ -679,21 +684,27 @@ class Case:
         because exports need them. Keep the folder as confidential as the study itself.
 
         Raises:
-            CaseError: the folder exists and holds something else than a case, or cannot be written.
+            CaseError: the folder exists and holds something else than a case, or cannot be written; or the case is
+                saved, but not every foreign file moved along (the text says where they are).
         """
-        target = Path(folder).absolute()
+        target = Path(folder).resolve()  # a link stays one, its folder is written
         _check_target(target)
         fresh = target.with_name(f".{target.name}.new-{uuid4().hex[:8]}")
         try:
             fresh.mkdir(parents=True)
             _write(fresh, self._contents(NiftiFolder(fresh)))
-            _put_in_place(fresh, target)
+            left = _put_in_place(fresh, target)
         except OSError as error:
             raise CaseError(f"{target.name}: the case cannot be written ({error.strerror or error})") from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
         self._saved_head = self._head
         self._tell(CaseEvent("save"))
+        if left is not None:
+            raise CaseError(
+                f"{target.name}: the case is saved, but other files of the folder could not be moved along; they lie "
+                f"in {left.name} beside it: move them by hand"
+            )
         return target
 
     @classmethod
@@ -960,10 +971,12 @@ class Case:
 
     def _commit(self, state: _State, action: Action, reader: str | None, lesion: int | None, detail: str) -> None:
         """A change that can be undone."""
-        self._past.append((action, self._state))
+        before = self._state
+        self._move(state, action, reader, lesion, detail)
+        self._past.append((action, before))
         del self._past[:-UNDO_LIMIT]
         self._future.clear()
-        self._move(state, action, reader, lesion, detail)
+        self._settle(action, lesion, detail)
 
     def _step(
         self, source: list[tuple[Action, _State]], sink: list[tuple[Action, _State]], action: Action, nothing: str,
@@ -973,16 +986,22 @@ class Case:
         if not source:
             raise CaseError(nothing)
         name = _optional(reader)
-        done, state = source.pop()
-        sink.append((done, self._state))
+        (done, state), now = source[-1], self._state
         self._move(state, action, name, None, done)
+        source.pop()
+        sink.append((done, now))
+        self._settle(action, None, done)
 
     def _move(self, state: _State, action: Action, reader: str | None, lesion: int | None, detail: str) -> None:
-        """Put a state in force, write it down, and tell it."""
+        """Write a change down, then put its state in force: what cannot be written down does not happen."""
         before, after = _changes(_facts(self._state), _facts(state))
-        self._state = state
         self._record(action, reader, lesion, before, after, detail)
-        there = {x.number for x in state.explanation.lesions} if state.explanation is not None else set()
+        self._state = state
+
+    def _settle(self, action: Action, lesion: int | None, detail: str) -> None:
+        """After a change: what is selected, and telling it."""
+        explanation = self.explanation
+        there = {x.number for x in explanation.lesions} if explanation is not None else set()
         if action in ("add_region", "explain_here", "merge"):
             self._selection = replace(self._selection, lesion=lesion)
         elif self._selection.lesion not in there:
@@ -1266,11 +1285,18 @@ def _check_target(target: Path) -> None:
         raise CaseError(f"{target.name} exists and is not a case of MedRationale, so it is left alone: {advice}")
 
 
-def _put_in_place(fresh: Path, target: Path) -> None:
-    """Exchange a complete new folder for an old one; foreign files of the old one move along."""
+def _put_in_place(fresh: Path, target: Path) -> Path | None:
+    """Exchange a complete new folder for an old one; foreign files of the old one move along.
+
+    Returns:
+        The old folder, where one of these could not be moved out of it; else None.
+
+    Raises:
+        OSError: nothing was exchanged.
+    """
     if not target.exists():
         fresh.rename(target)
-        return
+        return None
     aside = target.with_name(f".{target.name}.old-{uuid4().hex[:8]}")
     target.rename(aside)
     try:
@@ -1278,7 +1304,13 @@ def _put_in_place(fresh: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
-    for entry in aside.iterdir():
+    left = None
+    for entry in list(aside.iterdir()):
         if entry.name not in _OWN:
-            entry.rename(target / entry.name)
-    shutil.rmtree(aside, ignore_errors=True)
+            try:
+                entry.rename(target / entry.name)
+            except OSError:
+                left = aside
+    if left is None:
+        shutil.rmtree(aside, ignore_errors=True)
+    return left

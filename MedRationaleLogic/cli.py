@@ -391,7 +391,7 @@ def _print_summary(console: Console, explanation: Explanation, report: Path) -> 
     console.print(f"Study {study.name}", style="bold")
     for choice in study.choices:
         console.print(f"  {choice}")
-    for note in (*study.notes, *explanation.flags, *explanation.provenance.notes):
+    for note in (*study.notes, *explanation.all_flags, *explanation.provenance.notes):
         console.print(f"  note: {note}", style="yellow")
     if explanation.gland is None:
         console.print("Gland: not found")
@@ -406,7 +406,7 @@ def _print_summary(console: Console, explanation: Explanation, report: Path) -> 
             for flag in lesion.all_flags:
                 console.print(f"  region {lesion.number}: {flag}", style="yellow")
     else:
-        console.print("No suspicious region found.")
+        console.print(words.NO_REGION)
     if explanation.dropped:
         console.print(f"Looked at and not reported: {len(explanation.dropped)} (the report says why)")
     console.print(

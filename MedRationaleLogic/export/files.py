@@ -63,7 +63,11 @@ def write_results(explanation: Explanation, folder: Path | str) -> Path:
         ResultsError: the folder is a file, holds something that is not ours, or cannot be written. Nothing is left
             behind, and what was there stays as it was.
     """
-    target = Path(folder).expanduser().resolve()
+    try:
+        target = Path(folder).expanduser().resolve()
+    except RuntimeError as error:
+        text = f"{Path(folder).parts[0]}: there is no home folder of that name; write the path out"
+        raise ResultsError(text) from error
     _check(target)
     with _made_parents(target.parent), _scratch(target) as scratch:
         _write(explanation, scratch)

@@ -292,7 +292,7 @@ def _facts(explanation: Explanation, lesion: Lesion) -> list[str]:
 
 def _flags(explanation: Explanation, lesion: Lesion | None) -> list[str]:
     """What a reader has to know before trusting the category."""
-    return list(dict.fromkeys((*(lesion.all_flags if lesion is not None else ()), *explanation.flags)))
+    return list(dict.fromkeys((*(lesion.all_flags if lesion is not None else ()), *explanation.all_flags)))
 
 
 def _legend_words(explanation: Explanation, pictures: Sequence[_Picture]) -> str:

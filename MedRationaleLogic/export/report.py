@@ -110,7 +110,7 @@ def _study(explanation: Explanation) -> dict[str, Any]:
         },
         "psa": None if study.psa is None else f"{study.psa:g} ng/mL",
         "density": density.text.removeprefix("PSA density ") if density else None,
-        "flags": explanation.flags,
+        "flags": explanation.all_flags,
     }
 
 

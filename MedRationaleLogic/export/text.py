@@ -70,8 +70,8 @@ def _sections(explanation: Explanation) -> Iterator[tuple[str, list[str]]]:
         yield "Regions looked at and not reported", _dropped(explanation) or ["None."]
     yield "Outside the prostate", _outside(explanation)
     yield "Overall", list(_overall(explanation))
-    if explanation.flags:
-        yield "Take note", list(explanation.flags)
+    if explanation.all_flags:
+        yield "Take note", list(explanation.all_flags)
 
 
 def _technique(explanation: Explanation) -> Iterator[str]:

@@ -186,7 +186,7 @@ def quality_words(explanation: Explanation) -> list[tuple[str, Level]]:
     """What holds for the whole study, what lies below the PI-RADS minimums, and how much cannot be checked."""
     below = [q for q in explanation.quality if q.status == "below minimum"]
     unknown = sum(q.status == "unknown" for q in explanation.quality)
-    lines: list[tuple[str, Level]] = [(flag, "warn") for flag in explanation.flags]
+    lines: list[tuple[str, Level]] = [(flag, "warn") for flag in explanation.all_flags]
     lines += [(f"{q.sequence}, {q.item}: {q.found} (PI-RADS minimum: {q.required})", "warn") for q in below]
     if not below:
         lines.append((NONE_BELOW, "ok"))

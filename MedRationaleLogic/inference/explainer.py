@@ -45,8 +45,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 MIXED_SHARE: Final = 0.25
 #: "Explain here" grows a region of at most this radius around the point.
 REACH_MM: Final = 12.0
-#: Begins the flag of a region whose outline and readings disagree (method 8).
-NO_RATIONALE: Final = "mask without rationale"
+#: A sequence that shows less of a region than this share says nothing of it: as if it were absent (score X).
+SEEN_SHARE: Final = 0.5
 #: Passes over the T2W alone that settle the crop's place and zoom, after the coarse one.
 ZOOM_PASSES: Final = 2
 #: A smaller find is no gland, and the crop stays where it is.
@@ -70,6 +70,7 @@ class StudyReader:
         fields: evidence by sequence.
         features: stem features (c, voxels) by sequence, float32.
         grids: each stem's grid in the patient.
+        valid: bool (z, y, x) by sequence: where on its grid it has voxels; a grid may reach beyond the images.
         fine: the mask grid.
         residual: the trunk's residual logits (z, y, x) on ``fine``.
         lesion_probability: on ``fine``.
@@ -82,6 +83,7 @@ class StudyReader:
     fields: dict[str, EvidenceField]
     features: dict[str, Tensor]
     grids: dict[str, Geometry]
+    valid: dict[str, NDArray[np.bool_]]
     fine: Geometry
     zone_probability: NDArray[np.float32]
     lesion_probability: NDArray[np.float32]
@@ -102,7 +104,7 @@ class StudyReader:
             mask: bool, any grid in the patient.
 
         Returns:
-            attribute id -> value -> probability. A sequence whose field of view the region misses has none.
+            attribute id -> value -> probability. A sequence that shows less than half of the region has none.
         """
         import torch
 
@@ -125,12 +127,18 @@ class StudyReader:
         return out
 
     def _region(self, mask: Volume, sequence: str) -> NDArray[np.bool_]:
-        """A region on a stem's grid; kept as long as the same mask is asked about."""
+        """What a sequence shows of a region, on its stem's grid; nothing where that is less than :data:`SEEN_SHARE`.
+
+        Kept as long as the same mask is asked about.
+        """
         kept = self._regions
         if kept[0] is not mask:
             kept = self._regions = (mask, {})
         if sequence not in kept[1]:
-            kept[1][sequence] = region_on(mask, self.grids[sequence])
+            whole = region_on(mask, self.grids[sequence])
+            shown = whole & self.valid[sequence]
+            enough = np.count_nonzero(shown) >= SEEN_SHARE * np.count_nonzero(whole)
+            kept[1][sequence] = shown if enough else np.zeros_like(whole)
         return kept[1][sequence]
 
     def suspicion(self, mask: Volume, zone: rules.Zone, readings: Mapping[str, Mapping[str, float]]) -> SuspicionParts:
@@ -139,7 +147,7 @@ class StudyReader:
 
         region = self._region(mask, "t2w") if self.grids.get("t2w") == self.fine else region_on(mask, self.fine)
         pooled = float(self.residual[region].mean()) if region.any() else 0.0
-        # a sequence that does not reach the region says nothing of it: the same as absent
+        # a sequence that does not show the region says nothing of it: the same as absent
         presence = [s in self.features and bool(self._region(mask, s).any()) for s in SEQUENCES]
         tensors = {a: torch.tensor(list(v.values())) for a, v in readings.items()}
         with torch.inference_mode():
@@ -148,7 +156,10 @@ class StudyReader:
         residual = float(s.residual)
         logit = float(s.logit)
         bias = logit - sum(x for _, x in terms) - residual
-        return SuspicionParts(1 / (1 + math.exp(-logit)), bias, terms, residual, float(s.residual_share))
+        return SuspicionParts(
+            1 / (1 + math.exp(-logit)), bias, terms, residual, float(s.residual_share),
+            self.bundle.manifest.thresholds["suspicion"],
+        )  # fmt: skip
 
     def lesion(
         self, number: int, mask: Volume, zones: Volume, *, origin: Literal["model", "reader"] = "model",
@@ -186,7 +197,7 @@ class StudyReader:
         )
         built = rationale.build(findings)
         concepts = self._concepts(mask, readings)
-        flags = self._flags(mask, measures, built, suspicion, origin)
+        flags = self._flags(mask, measures)
         return Lesion(number, mask, measures, readings, concepts, suspicion, built, flags, origin)
 
     def _concepts(self, mask: Volume, readings: Mapping[str, Mapping[str, float]]) -> tuple[ConceptReading, ...]:
@@ -217,10 +228,8 @@ class StudyReader:
                 out.append(ConceptReading(concept.id, p, "dwi"))
         return tuple(out)
 
-    def _flags(
-        self, mask: Volume, measures: measure.LesionMeasures, built: rationale.Rationale,
-        suspicion: SuspicionParts | None, origin: str,
-    ) -> tuple[str, ...]:  # fmt: skip
+    def _flags(self, mask: Volume, measures: measure.LesionMeasures) -> tuple[str, ...]:
+        """What holds whatever a reader answers; :attr:`Lesion.consistency` depends on the category in force."""
         flags = []
         shares = measures.zone_shares
         inside = shares.get("PZ", 0.0) + shares.get("TZ", 0.0)
@@ -228,14 +237,8 @@ class StudyReader:
             flags.append(f"only {inside:.0%} of the region lies in the gland")
         if min(shares.get("PZ", 0.0), shares.get("TZ", 0.0)) >= MIXED_SHARE:
             flags.append("zone mixed: at least 25 % of the volume in each of PZ and TZ")
-        threshold = self.bundle.manifest.thresholds["suspicion"]
-        category = built.category
-        if suspicion is not None and origin == "model" and suspicion.value >= threshold and category in (1, 2):
-            flags.append(f"{NO_RATIONALE}: outlined as suspicious, but its readings give category 1 or 2")
-        if origin == "reader" and suspicion is not None and suspicion.value < threshold and category in (4, 5):
-            flags.append("rationale without mask: readings give category 4 or 5, the model outlined nothing here")
-        absent = [s for s in SEQUENCES if s in self.features and not self._region(mask, s).any()]
-        flags += [f"outside the field that was read of {s}" for s in absent]
+        absent = [_NAMES[s] for s in SEQUENCES if s in self.features and not self._region(mask, s).any()]
+        flags += [f"not read on {name}: its images show less than half of the region" for name in absent]
         return tuple(flags)
 
     def evidence(self) -> EvidenceMaps:
@@ -395,7 +398,7 @@ class Explainer:
                 found.append(reader.lesion(number, mask, zones, sectors=sectors))
         with clock.stage("checking quality", 0.96):
             found, more = self._report_or_drop(found)
-            flags = [*reader.coarse_flags, *overlap.notes, *self._study_flags(study, gland), *_disagreement(found)]
+            flags = [*reader.coarse_flags, *overlap.notes, *self._study_flags(study, gland)]
             checks = (*quality.check(study), *(quality.check_coverage(study, zones) if gland else ()))
         explanation = Explanation(
             study=study, zones=zones, lesion_probability=probability, lesions=tuple(found),
@@ -426,6 +429,7 @@ class Explainer:
         features: dict[str, Tensor] = {}
         flat: dict[str, Tensor] = {}
         fields: dict[str, EvidenceField] = {}
+        shown: dict[str, NDArray[np.bool_]] = {}
         values = net.value_embeddings()
         zoomed: tuple[Tensor, NDArray[np.bool_]] | None = None
         with torch.inference_mode():
@@ -443,7 +447,7 @@ class Explainer:
                     grid = grids[role]
                     known = zoomed if role == "t2w" else None
                     seen, valid = known or self._stem(net, autocast, role, volume, grid)
-                    features[role] = seen
+                    features[role], shown[role] = seen, valid
                     with autocast:
                         read = net.for_concepts(role, seen).float()
                     fields[role] = self._field(net, role, read, values, grid, valid)
@@ -461,7 +465,7 @@ class Explainer:
                 lesion_p = torch.sigmoid(lesion[0, 0].float()).cpu().numpy()
                 rest = residual[0, 0].float().cpu().numpy()
         return StudyReader(
-            study, self.bundle, self.place, fields, flat, grids, fine, zone_p, lesion_p, rest, tuple(flags)
+            study, self.bundle, self.place, fields, flat, grids, shown, fine, zone_p, lesion_p, rest, tuple(flags)
         )
 
     def _stem(
@@ -626,17 +630,6 @@ class Explainer:
             device=self.place.device, precision=self.place.precision,
             seconds={k: round(v, 4) for k, v in seconds.items()}, notes=self.place.notes,
         )  # fmt: skip
-
-
-def _disagreement(found: list[Lesion]) -> list[str]:
-    """A category that no reader should take at its word is said at the top, not only at the region."""
-    numbers = [str(x.number) for x in found if any(f.startswith(NO_RATIONALE) for f in x.flags)]
-    if not numbers:
-        return []
-    which = f"region {numbers[0]}" if len(numbers) == 1 else f"regions {', '.join(numbers)}"
-    return [
-        f"outline and readings of {which} disagree: the category may be too low; look at the evidence and the images"
-    ]
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

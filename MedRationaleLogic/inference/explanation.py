@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from MedRationaleLogic.imaging.measure import GlandSize, LesionMeasures, PsaDensity, psa_density
+from MedRationaleLogic.imaging.measure import GlandSize, LesionMeasures, PsaDensity, in_field, psa_density
 from MedRationaleLogic.imaging.quality import QualityFlag
 from MedRationaleLogic.imaging.study import Study
 from MedRationaleLogic.imaging.volume import Volume
@@ -19,6 +19,15 @@ from MedRationaleLogic.pirads.rationale import Rationale
 
 Point = tuple[float, float, float]
 NOTICE = "Research use only. AI-generated, unverified."
+#: Flags of a region whose outline, readings and suspicion disagree (method 8).
+NO_RATIONALE: Final = "mask without rationale: outlined as suspicious, but its readings give category 1 or 2"
+LITTLE_SUSPICION: Final = (
+    "rationale without suspicion: its readings give category 4 or 5, its suspicion is under the threshold"
+)
+#: Begins the study's flag of such regions.
+DISAGREEMENT: Final = "outline and readings of "
+#: A sequence that shows less than this share of the gland is inadequate: that it shows nothing is no category 1.
+COVERED_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class SuspicionParts:
         terms: (name, contribution >= 0) of the readings.
         residual: what the fused network adds beyond the readings, bounded.
         residual_share: |residual| over the sum of all contributions' sizes.
+        threshold: value from which the bundle reports a candidate; None where it is not known.
     """
 
     value: float
@@ -68,6 +78,7 @@ class SuspicionParts:
     terms: tuple[tuple[str, float], ...]
     residual: float
     residual_share: float
+    threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -91,7 +102,7 @@ class Lesion:
         readings: per concept.
         suspicion: None for a region that could not be read.
         rationale: the PI-RADS path; holds the overrides of a reader.
-        flags: consistency flags (method: mask without rationale, zone mixed, near threshold, ...).
+        flags: what stays whatever a reader answers (zone mixed, a sequence that does not show the region, ...).
         origin: who outlined it.
     """
 
@@ -111,9 +122,21 @@ class Lesion:
         return self.rationale.category
 
     @property
+    def consistency(self) -> tuple[str, ...]:
+        """Where the network contradicts itself: outline, readings and suspicion of a region that no reader answered."""
+        s = self.suspicion
+        if s is None or s.threshold is None or self.rationale.overrides:
+            return ()
+        if s.value >= s.threshold and self.category in (1, 2) and self.origin == "model":
+            return (NO_RATIONALE,)
+        if s.value < s.threshold and self.category in (4, 5):
+            return (LITTLE_SUSPICION,)
+        return ()
+
+    @property
     def all_flags(self) -> tuple[str, ...]:
-        """Flags of the consistency checks and of the rationale, each once."""
-        return tuple(dict.fromkeys((*self.flags, *self.rationale.flags)))
+        """Flags of the region, of its consistency and of the rationale, each once."""
+        return tuple(dict.fromkeys((*self.flags, *self.consistency, *self.rationale.flags)))
 
     def reading(self, concept: str) -> ConceptReading | None:
         """The reading of a concept, or None."""
@@ -160,7 +183,7 @@ class Lesion:
             "readings": [r.to_dict() for r in self.readings],
             "rationale": self.rationale.to_dict(),
             "rationale_text": self.rationale.explain(),
-            "flags": list(self.flags),
+            "flags": list(dict.fromkeys((*self.flags, *self.consistency))),
         }
 
     @classmethod
@@ -170,7 +193,8 @@ class Lesion:
             number=data["number"], mask=mask, measures=LesionMeasures.from_dict(data["measures"]),
             attributes=data["attributes"], readings=tuple(ConceptReading.from_dict(r) for r in data["readings"]),
             suspicion=SuspicionParts.from_dict(data["suspicion"]) if data["suspicion"] else None,
-            rationale=Rationale.from_dict(data["rationale"]), flags=tuple(data["flags"]), origin=data["origin"],
+            rationale=Rationale.from_dict(data["rationale"]), origin=data["origin"],
+            flags=tuple(f for f in data["flags"] if f not in (NO_RATIONALE, LITTLE_SUSPICION)),
         )  # fmt: skip
 
 
@@ -231,7 +255,7 @@ class Explanation:
         evidence: concept id -> map, computed when asked for.
         gland: sizes; None when no gland was found.
         quality: acquisition minimums of PI-RADS v2.1.
-        flags: what holds for the whole study.
+        flags: what holds for the whole study whatever a reader does.
         provenance: inputs, bundle, versions, seconds.
     """
 
@@ -253,15 +277,39 @@ class Explanation:
 
     @property
     def category(self) -> rules.PatientCategory:
-        """The patient's category, from the lesions' categories in force."""
+        """The patient's category, from the lesions' categories in force.
+
+        Never 1 where T2W or diffusion is absent or shows less than nine tenths of the gland, or no gland was found.
+        """
         summaries = [
             rules.LesionSummary(str(x.number), x.category, x.rationale.size_mm, x.rationale.epe_definite)
             for x in self.lesions
         ]
-        roles = self.study.roles
+        enough = {role for role, share in self._covered.items() if share >= COVERED_SHARE}
         return rules.patient_category(
-            summaries, t2w_adequate="t2w" in roles, dwi_adequate="adc" in roles and "hbv" in roles
-        )
+            summaries, t2w_adequate="t2w" in enough, dwi_adequate={"adc", "hbv"} <= enough,
+            searched=self.gland is not None,
+        )  # fmt: skip
+
+    @cached_property
+    def _covered(self) -> dict[str, float]:
+        """Share of the gland in each sequence's field of view; 1 without a gland."""
+        inside = self.zones.geometry.to_patient(np.argwhere(self.zones.array))
+        volumes = {role: self.study.volume(role) for role in self.study.roles}
+        return {
+            role: float(in_field(volume.geometry, inside).mean()) if len(inside) else 1.0
+            for role, volume in volumes.items() if volume is not None
+        }  # fmt: skip
+
+    @property
+    def all_flags(self) -> tuple[str, ...]:
+        """What holds for the study, and first of all which categories no reader should take at their word."""
+        numbers = [str(x.number) for x in self.lesions if NO_RATIONALE in x.consistency]
+        if not numbers:
+            return self.flags
+        which = f"region {numbers[0]}" if len(numbers) == 1 else f"regions {', '.join(numbers)}"
+        text = f"{DISAGREEMENT}{which} disagree: the category may be too low; look at the evidence and the images"
+        return (*self.flags, text)
 
     @cached_property
     def psa_density(self) -> PsaDensity | None:
@@ -326,6 +374,6 @@ class Explanation:
             "dropped": [{**asdict(d), "center": list(d.center)} for d in self.dropped],
             "evidence": {"threshold": self.evidence.threshold, "maps": list(self.evidence)},
             "quality": [q.to_dict() for q in self.quality],
-            "flags": list(self.flags),
+            "flags": list(self.all_flags),
             "provenance": self.provenance.to_dict(),
         }

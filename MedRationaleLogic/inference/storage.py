@@ -31,7 +31,7 @@ from MedRationaleLogic.imaging.quality import QualityFlag
 from MedRationaleLogic.imaging.study import InputRecord, Study
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference.evidence import EvidenceMaps
-from MedRationaleLogic.inference.explanation import Dropped, Explanation, Lesion, Provenance
+from MedRationaleLogic.inference.explanation import DISAGREEMENT, Dropped, Explanation, Lesion, Provenance
 
 Json = dict[str, Any]
 
@@ -384,7 +384,7 @@ def explanation_from_json(data: Json, store: ImageStore, study: Study) -> Explan
         evidence=EvidenceMaps({}, study.frame.geometry, data["evidence"]["threshold"]),
         gland=None if gland is None else measure.GlandSize.from_dict(gland),
         quality=tuple(QualityFlag.from_dict(flag) for flag in data["quality"]),
-        flags=tuple(data["flags"]),
+        flags=tuple(f for f in data["flags"] if not f.startswith(DISAGREEMENT)),
         provenance=Provenance.from_dict(data["provenance"]),
     )
 

@@ -170,28 +170,31 @@ class Desk:
 
         Raises:
             NodeError: see :meth:`study`.
+            BundleError, DeviceError: the chosen model or device cannot be used. The open case stays as it is.
         """
         from MedRationaleLogic.mrml.case_scene import CaseScene
 
         given: dict[Role, Any] = {"t2w": t2w, "adc": adc, "hbv": hbv}
         nodes = {role: node for role, node in given.items() if node is not None}
         study = self.study(nodes, psa=psa, confirmed=confirmed)
+        # another model, device or way of running may have been chosen meanwhile; the open case goes when it can be used
+        fresh = self._explainer() if self.session is None or self._session_of != self._wanted() else None
         self.close()
-        if self._session_of != self._wanted():  # another model, device or way of running was chosen meanwhile
+        if fresh is not None:
             self._drop_session()
-        session = self._ready()
+        session = self._ready(fresh)
         case = session.open(study)
         self.nodes = nodes
         self.view = CaseScene(self.scene, case, nodes)
         self._tell("view", None)
         return case
 
-    def _ready(self) -> Session:
+    def _ready(self, explainer: Any = None) -> Session:
         """The session, made when it is first needed: neither torch nor a child process before that."""
         if self.session is None:
             from MedRationaleLogic.session import Session
 
-            self.session = Session(self._explainer())
+            self.session = Session(explainer if explainer is not None else self._explainer())
             self.session.subscribe(self._heard)
             self._session_of = self._wanted()
         return self.session

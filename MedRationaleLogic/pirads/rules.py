@@ -623,16 +623,17 @@ def index_lesion(lesions: Iterable[LesionSummary]) -> LesionSummary | None:
 
 
 def patient_category(
-    lesions: Sequence[LesionSummary], *, t2w_adequate: bool = True, dwi_adequate: bool = True
+    lesions: Sequence[LesionSummary], *, t2w_adequate: bool = True, dwi_adequate: bool = True, searched: bool = True
 ) -> PatientCategory:
     """The category of a patient from the lesions: the highest numeric one.
 
-    All X gives X. No lesion gives 1, but X, never 1, when T2W or DWI is absent or inadequate.
+    All X gives X. No lesion gives 1, but X, never 1, when T2W or DWI is absent or inadequate, or nothing was searched.
 
     Args:
         lesions: all lesions of the patient.
         t2w_adequate: T2W is there and readable.
         dwi_adequate: ADC and high-b are both there and readable.
+        searched: the gland was found and looked at; where it was not, that no region was found says nothing.
 
     Raises:
         ValueError: a category or size that is none, or a key that is there twice.
@@ -650,6 +651,8 @@ def patient_category(
         text = "highest category of the lesions" if numeric else "no suspicious region"
         if category == 1 and not (t2w_adequate and dwi_adequate):
             category, text = "X", f"{text}, but T2W or DWI is absent or inadequate"
+        elif category == 1 and not searched:
+            category, text = "X", f"{text}, but the gland was not found"
     unscored = len(numeric) < len(lesions)
     if unscored and numeric:
         text += "; at least one further region could not be given a category"

@@ -285,22 +285,24 @@ def test_bad_rows_are_listed_and_the_rest_goes_on(cohort: Path, out: Path) -> No
         "..,case 1,,\n"
         "C:\\Windows\\x,case 1,,\n"
         "long,case 1,,,more,cells\n"
+        "home,~nosuchuser/x,,\n"
         "last,case 10,,\n",
     )
     before = sorted(p.name for p in out.parent.iterdir())
     made = run(source, out, explainer=FakeExplainer())
     assert made.done == ("good", "last")
-    assert [failure.where for failure in made.failed] == [f"row {n}" for n in range(3, 12)]
+    assert [failure.where for failure in made.failed] == [f"row {n}" for n in range(3, 13)]
     assert {failure.kind for failure in made.failed} == {"table", "study"}
     reasons = [failure.reason for failure in made.failed]
     for reason, says in zip(
         reasons,
         ["case 99: there is no such file or folder", "that of row 5", "that of row 4", "names no study",
-         "'-3' is not a positive number", "is a path", "is a path", "is a path", "more cells than the header"],
+         "'-3' is not a positive number", "is a path", "is a path", "is a path", "more cells than the header",
+         "~nosuchuser: there is no home folder of that name"],
         strict=True,
     ):  # fmt: skip
         assert says in reason
-    assert [row["where"] for row in rows(made.failures)] == [f"row {n}" for n in range(3, 12)]
+    assert [row["where"] for row in rows(made.failures)] == [f"row {n}" for n in range(3, 13)]
     assert sorted(p.name for p in out.iterdir()) == ["failures.csv", "good", "last", "summary.csv"]
     assert sorted(p.name for p in out.parent.iterdir()) == sorted([*before, "results"])
 

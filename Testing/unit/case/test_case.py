@@ -15,6 +15,9 @@ from MedRationaleLogic.case import KEPT_FLAG, Case, CaseError, CaseSignedOffErro
 from MedRationaleLogic.imaging.study import StudyError
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference.explainer import ExplainCancelledError
+from MedRationaleLogic.inference.explanation import LITTLE_SUSPICION, NO_RATIONALE
+from MedRationaleLogic.pirads import lexicon
+from MedRationaleLogic.pirads.rationale import build
 from Testing.explanation_factory import CENTER, IDENTITY, PZ_LEFT, TZ_RIGHT, Region, grid, make_explanation, sphere
 from Testing.unit.case.fake_explainer import FakeExplainer, opened
 
@@ -402,6 +405,8 @@ def test_a_shift_is_checked_and_needs_no_explanation():
         case.shift("t2w", (1, 0, 0), READER)
     with pytest.raises(StudyError, match="three finite numbers"):
         case.shift("adc", (1, 0), READER)
+    with pytest.raises(StudyError, match="do not show the same place"):
+        case.shift("adc", (0, 0, 900), READER)
     case.shift("adc", (0, 0, 0), READER)
     assert not case.can_undo
     case.shift("adc", (1, 0, 0), READER)
@@ -409,6 +414,89 @@ def test_a_shift_is_checked_and_needs_no_explanation():
     assert case.history == ("shift",)
     assert case.explain().study is case.study
     assert not case.can_undo
+
+
+class Contradicting(FakeExplainer):
+    """Its region of the transition zone has a suspicion over the threshold and readings of category 1 or 2."""
+
+    def _explanation(self, study):
+        found = super()._explanation(study)
+        lesions = []
+        for one in found.lesions:
+            sure = one.rationale.zone == "PZ"
+            one = replace(one, suspicion=replace(one.suspicion, value=0.9, threshold=0.4))
+            if not sure:
+                quiet = {a.id: {v: float(v == a.value_ids[0]) for v in a.value_ids} for a in lexicon.load().attributes}
+                readings = {**quiet, "t2.signal": {"hyper": 0.0, "iso": 1.0, "mild_hypo": 0.0, "moderate_hypo": 0.0}}
+                one = replace(one, rationale=build(replace(one.rationale.findings, attributes=readings)))
+            lesions.append(one)
+        return replace(found, lesions=tuple(lesions))
+
+
+def test_where_outline_and_readings_disagree_is_said_of_the_region_as_it_is_now():
+    fake = Contradicting(regions=(PZ_LEFT, TZ_RIGHT), after_shift=(TZ_RIGHT, PZ_LEFT))
+    case = Case.open(fake.study, fake)
+    case.explain()
+    assert [NO_RATIONALE in x.all_flags for x in case.explanation.lesions] == [False, True]
+    assert [f for f in case.explanation.all_flags if "region 2 disagree" in f]
+    # the network numbers them the other way round now; in the case they keep their numbers
+    case.shift("adc", (1, 0, 0), READER)
+    assert [x.rationale.zone for x in case.explanation.lesions] == ["PZ", "TZ"]
+    assert [f for f in case.explanation.all_flags if "region 2 disagree" in f]
+    assert not [f for f in case.explanation.all_flags if "region 1" in f]
+    document = case.explanation.to_dict()
+    assert NO_RATIONALE in document["lesions"][1]["flags"]
+    assert [f for f in document["flags"] if "region 2 disagree" in f]
+    # a reader's answer settles it, and taking it back brings it back; a deleted region is spoken of no more
+    case.override(2, "t2w.score", 5, READER)
+    assert NO_RATIONALE not in case.explanation.lesion(2).all_flags
+    assert not [f for f in case.explanation.all_flags if "disagree" in f]
+    case.undo()
+    assert [f for f in case.explanation.all_flags if "region 2 disagree" in f]
+    case.delete(2, READER)
+    assert not [f for f in case.explanation.all_flags if "disagree" in f]
+
+
+@pytest.mark.parametrize("origin", ["model", "reader"])
+def test_a_high_category_under_the_threshold_of_suspicion_is_told(origin):
+    one = opened().explanation.lesion(1)
+    assert one.category == 4
+    quiet = replace(one, origin=origin, suspicion=replace(one.suspicion, value=0.1, threshold=0.4))
+    assert LITTLE_SUSPICION in quiet.all_flags
+    assert LITTLE_SUSPICION not in replace(quiet, suspicion=replace(quiet.suspicion, threshold=None)).all_flags
+    assert LITTLE_SUSPICION not in replace(quiet, suspicion=replace(quiet.suspicion, value=0.5)).all_flags
+    # what depends on the category in force is not kept with the region
+    assert LITTLE_SUSPICION not in type(quiet).from_dict(quiet.to_dict(), quiet.mask).flags
+
+
+@pytest.mark.parametrize(("shift", "category"), [((0.0, 0.0, 0.0), 1), ((0.0, 0.0, 14.0), "X")])
+def test_nothing_found_is_category_1_only_where_diffusion_shows_the_gland(shift, category):
+    fake = FakeExplainer(regions=(), after_shift=())
+    case = Case.open(fake.study, fake)
+    case.explain()
+    case.shift("adc", shift, READER)
+    assert case.explanation.category.category == category
+    blind = replace(case.explanation, gland=None)
+    assert blind.category.category == "X"
+
+
+def test_numbers_of_numpy_are_plain_numbers_and_what_cannot_be_logged_does_not_happen():
+    case = opened()
+    case.select(np.int64(1))
+    case.override(np.uint8(2), "t2w.score", np.int64(4), READER)
+    case.merge(np.array([1, 2]), READER)
+    case.undo()
+    case.delete(np.uint8(2), READER)
+    assert numbers(case) == [1]
+    assert [type(e.lesion) for e in case.log if e.lesion is not None] == [int] * 3
+    assert type(case.selection.lesion) in (int, type(None))
+    assert case.verify_log()
+    log, history, state = case.log, case.history, case.explanation
+    with pytest.raises(TypeError):
+        case._commit(replace(case._state, explanation=None), "delete", READER, object(), "")
+    assert (case.log, case.history, case.explanation) == (log, history, state)
+    case.undo()
+    assert numbers(case) == [1, 2]
 
 
 def test_the_psa_density_follows_the_psa():

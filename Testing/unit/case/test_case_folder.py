@@ -275,6 +275,46 @@ def test_when_the_exchange_fails_the_old_case_comes_back(tmp_path: Path, monkeyp
     assert Case.load(folder).log == log
 
 
+def test_a_link_stays_a_link_and_its_folder_is_written(tmp_path: Path):
+    case = opened(options=SMALL)
+    folder = case.save(tmp_path / "confidential" / "case")
+    (folder / "report.pdf").write_text("exported")
+    link = tmp_path / "link"
+    link.symlink_to(folder, target_is_directory=True)
+    case.override(1, "dce", "+", READER)
+    assert case.save(link) == folder.resolve()
+    assert link.is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["confidential", "link"]
+    assert (folder / "report.pdf").read_text() == "exported"
+    assert Case.load(link).log == case.log
+
+
+def test_a_foreign_file_that_cannot_be_moved_is_told_and_the_case_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    case = opened(options=SMALL)
+    folder = case.save(tmp_path / "case")
+    (folder / "held.pdf").write_text("exported")
+    (folder / "other.pdf").write_text("exported")
+    case.override(1, "dce", "+", READER)
+    rename = Path.rename
+
+    def refuses(self: Path, target: Path) -> Path:
+        if self.name == "held.pdf":
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(CaseError, match=r"case: the case is saved, but .* they lie in \.case\.old-"):
+        case.save(folder)
+    monkeypatch.undo()
+    assert not case.unsaved
+    assert Case.load(folder).log == case.log
+    assert (folder / "other.pdf").is_file()
+    [left] = tmp_path.glob(".case.old-*")
+    assert (left / "held.pdf").read_text() == "exported"
+
+
 # ------------------------------------------------------------------------------------------------- what is not a case
 
 

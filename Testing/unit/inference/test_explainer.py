@@ -448,7 +448,8 @@ def test_candidates_outside_the_gland_are_told(
     assert explanation.lesions == ()
     assert explanation.gland is None
     assert "no gland was found: masks and sectors are missing; look at the input" in explanation.flags
-    assert explanation.category.category == 1  # an explicit negative result is a result
+    assert explanation.category.category == "X", "where nothing was searched, nothing found is no category 1"
+    assert "the gland was not found" in explanation.category.text
     assert explanation.dropped
     assert {d.reason for d in explanation.dropped} == {"dropped: only 0% of it lies in the gland"}
     for dropped in explanation.dropped:
@@ -564,21 +565,33 @@ def test_a_readers_region_is_measured_and_read(opened: Opened) -> None:
 
 def test_a_region_that_a_sequence_misses_has_none_of_its_readings(explainer: Explainer) -> None:
     """Its suspicion starts from the bias of the sequences that do reach it, as if the others were absent."""
-    high = grid((8, 44, 44), (3.5, 2.25, 2.25), shift=(0.0, 0.0, -6.0))
-    reader = explainer.see(make_study(("t2w", "adc"), diffusion=high))
+    short = grid((8, 44, 44), (3.5, 2.25, 2.25), shift=(0.0, 0.0, -6.0))  # 8 mm over the gland's middle at the top
+    reader = explainer.see(make_study(diffusion=short))
     top = ball(T2W_GRID, (0.0, 0.0, 15.0), 3.0)
-    # leave the model's own ADC grid no part of the region
-    cut = replace(reader, grids={**reader.grids, "adc": replace(reader.grids["adc"], shape=(4, 64, 64))})
-    readings = cut.readings(top)
+    assert region_on(top, reader.grids["adc"]).any(), "the model's own grid goes on beyond the images"
+    readings = reader.readings(top)
     assert {lexicon.load().attribute(a).sequence for a in readings} == {"t2w"}
 
-    s = cut.suspicion(top, "PZ", readings)
+    s = reader.suspicion(top, "PZ", readings)
     state = 2 ** SEQUENCES.index("t2w")
-    assert s.bias == pytest.approx(float(cut.net.suspicion_bias[0, state]), abs=1e-4)
+    assert s.bias == pytest.approx(float(reader.net.suspicion_bias[0, state]), abs=1e-4)
     gland = ball(T2W_GRID, (0, 0, 0), 25.0)
-    lesion = cut.lesion(1, top, gland.with_array(gland.array.astype(np.uint8)))
-    assert "outside the field that was read of adc" in lesion.flags
-    assert lesion.rationale.dwi == "X"
+    lesion = reader.lesion(1, top, gland.with_array(gland.array.astype(np.uint8)))
+    for name in ("ADC", "high-b"):
+        assert f"not read on {name}: its images show less than half of the region" in lesion.flags
+    assert (lesion.rationale.dwi, lesion.category) == ("X", "X")
+
+
+def test_a_region_of_which_a_sequence_shows_half_is_read_by_that_half(explainer: Explainer) -> None:
+    short = grid((8, 44, 44), (3.5, 2.25, 2.25), shift=(0.0, 0.0, -6.0))
+    reader = explainer.see(make_study(diffusion=short))
+    for height, read in ((5.0, True), (11.0, False)):  # of a ball of 6 mm, with the images' end at 8 mm
+        readings = reader.readings(ball(T2W_GRID, (0.0, 0.0, height), 6.0))
+        assert ("adc.signal" in readings) == read
+    there = reader.readings(ball(T2W_GRID, (0.0, 0.0, 5.0), 6.0))
+    shown = reader._region(ball(T2W_GRID, (0.0, 0.0, 5.0), 6.0), "adc")
+    assert not (shown & ~reader.valid["adc"]).any()
+    assert there["adc.signal"].keys() == set(lexicon.load().attribute("adc.signal").value_ids)
 
 
 @given(geometry=geometries(), data=st.data())

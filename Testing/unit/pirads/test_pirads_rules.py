@@ -561,6 +561,13 @@ def test_patient_category(
     assert ("given a category" in result.text) == unscored
 
 
+def test_where_no_gland_was_found_nothing_is_no_category_1() -> None:
+    result = rules.patient_category([], searched=False)
+    assert (result.category, result.text) == ("X", "no suspicious region, but the gland was not found")
+    assert rules.patient_category([lesion("a", 1)], searched=False).category == "X"
+    assert rules.patient_category([lesion("a", 4)], searched=False).category == 4, "a reader outlined it"
+
+
 def test_index_lesion() -> None:
     assert rules.index_lesion([]) is None
     assert rules.index_lesion([lesion("a", "X")]) is None
