@@ -83,10 +83,10 @@ _ALL: Final = (
     ),
     Download(
         "segmentation.nii.gz", "Suspicious regions", "application/gzip",
-        "NIfTI on the grid of the images: the number of the region, 0 elsewhere.",
+        "NIfTI on the T2W's grid (else ADC's or high-b's): the number of the region, 0 elsewhere.",
     ),
     Download(
-        "evidence.zip", "Evidence maps", "application/zip", "NIfTI on the grid of the images, 0 to 1, one a concept.",
+        "evidence.zip", "Evidence maps", "application/zip", "NIfTI on the same grid, 0 to 1, one a concept.",
         needs_evidence=True,
     ),
     Download(
@@ -199,7 +199,8 @@ def _segmentation(explanation: Explanation, file: Path) -> None:
 def _evidence(explanation: Explanation, file: Path) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for concept in explanation.evidence:
-            content = nifti_gz(evidence_bytes(explanation, concept), slope=EVIDENCE_SLOPE, description=concept)
+            said = f"{concept}. Research use only"
+            content = nifti_gz(evidence_bytes(explanation, concept), slope=EVIDENCE_SLOPE, description=said)
             archive.writestr(f"evidence/{concept}.nii.gz", content)
 
 

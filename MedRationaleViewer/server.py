@@ -387,12 +387,13 @@ class Front:
 
     async def _health(self, _request: web.Request) -> web.Response:
         state = {} if self._model is None else self._model.state
+        how = state.get("state", "starting" if self._make_model is not None else "none")
         return web.json_response(
             {
                 "status": "ok",
                 "version": __version__,
                 "bundle": state.get("bundle"),
-                "model": state.get("state", "starting" if self._make_model is not None else "none"),
+                "model": "starting" if how == "closed" else how,  # it waits for the first page
                 "tabs": self.tabs.count,
             }
         )

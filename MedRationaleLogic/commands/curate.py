@@ -123,6 +123,7 @@ def agreement(
     """Percent agreement with its 95 % interval, and Cohen's kappa between two readers."""
     from dataclasses import asdict
 
+    from MedRationaleLogic.training.quality_sheet import NOTICE
     from MedRationaleLogic.training.quality_sheet import agreement as compute
 
-    print(json.dumps(asdict(compute(answers)), indent=2))
+    print(json.dumps({"notice": NOTICE, **asdict(compute(answers))}, indent=2))

@@ -19,6 +19,8 @@ PACKAGES: Final = {
     "trame_slicer": "trame-slicer",
     "MedRationaleViewer": "medrationale",
 }
+#: In the checkout, as the documents say it.
+INSTALL: Final = 'pip install -c requirements/constraints.txt -e ".[viewer]"'
 MISSING: Final = 3
 
 
@@ -60,7 +62,7 @@ def view(
     lacking = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if lacking:
         print(
-            f"medrationale: the viewer needs {', '.join(lacking)}; install with: pip install 'medrationale[viewer]'",
+            f"medrationale: the viewer needs {', '.join(lacking)}; install with: {INSTALL}",
             file=sys.stderr,
         )
         raise typer.Exit(MISSING)

@@ -124,7 +124,8 @@ def _write(explanation: Explanation, folder: Path) -> None:
     )
     (folder / EVIDENCE).mkdir()
     for concept in explanation.evidence:
-        content = nifti_gz(evidence_bytes(explanation, concept), slope=EVIDENCE_SLOPE, description=concept)
+        said = f"{concept}. Research use only"
+        content = nifti_gz(evidence_bytes(explanation, concept), slope=EVIDENCE_SLOPE, description=said)
         (folder / EVIDENCE / f"{concept}{_SUFFIX}").write_bytes(content)
     (folder / REPORT).write_text(render_report(explanation), encoding="utf-8", newline="\n")
     (folder / "report.txt").write_text(ris_text(explanation), encoding="ascii", newline="\n")

@@ -63,7 +63,7 @@ def _sections(explanation: Explanation) -> Iterator[tuple[str, list[str]]]:
     yield "Quality", list(_quality(explanation))
     yield "Prostate", list(_gland(explanation))
     if not explanation.lesions:
-        yield "Findings", ["No suspicious region found.", *_dropped(explanation)]
+        yield "Findings", [words.NO_REGION, *_dropped(explanation)]
     for lesion in explanation.lesions:
         yield f"Suspicious region {lesion.number}", list(_lesion(explanation, lesion))
     if explanation.lesions:

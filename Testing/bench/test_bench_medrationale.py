@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def test_medrationale_opens_reloads_and_survives_a_closed_scene(bench: Any, tmp_path: Path) -> None:
     import slicer
@@ -24,6 +26,21 @@ def test_medrationale_opens_reloads_and_survives_a_closed_scene(bench: Any, tmp_
     image = bench.screenshot(tmp_path / "medrationale.png")
     assert (image.width(), image.height()) == bench.size
     assert bench.vtk_errors == []
+
+
+def test_a_button_steps_as_the_key_that_it_names(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ui, widget = bench.widget.ui, bench.widget
+    steps: list[int] = []
+    monkeypatch.setattr(widget.evidence, "step", steps.append)
+    keys = {shortcut.key.toString(): shortcut for shortcut in widget.shortcuts}
+    for button, tip in (
+        (ui.nextConceptButton, "Next concept (J)."),
+        (ui.previousConceptButton, "Previous concept (K)."),
+    ):
+        assert (button.text, button.toolTip) == (tip[-3], tip)
+        button.click()
+        keys[button.text].activated.emit()
+    assert steps == [1, 1, -1, -1]
 
 
 def test_a_reload_on_the_bench_leaves_the_package_as_it_was() -> None:

@@ -103,6 +103,8 @@ def test_the_evidence_is_one_map_a_concept_from_0_to_1(case: Case, tmp_path: Pat
         values = sitk.GetArrayFromImage(read(tmp_path / "out" / "evidence" / f"{concept}.nii.gz"))
         assert np.abs(values - case.explanation.evidence[concept].array).max() <= 0.5 / 255 + 1e-6
         assert values.max() > 0.5
+        header = read(tmp_path / "out" / "evidence" / f"{concept}.nii.gz").GetMetaData("descrip")
+        assert header.strip() == f"{concept}. Research use only"
 
 
 def test_the_results_are_a_result_folder(made: tuple[Case, Path], tmp_path: Path) -> None:

@@ -584,6 +584,14 @@ async def test_health_tells_little(make_front: Any, fake_tab: Any, tmp_path: Pat
     assert model.calls[-1] == "close"
 
 
+async def test_a_network_that_is_not_started_yet_is_starting(make_front: Any, fake_tab: Any, tmp_path: Path) -> None:
+    model = fake_tab.FakeModel(tmp_path / "rooms")
+    model.state = {"state": "closed", "bundle": None}  # as the shared network says until it is started
+    async with make_front(model=lambda: model) as front, Browser(front) as browser:
+        health = json.loads((await browser.get("/healthz"))[1])
+        assert (health["model"], health["bundle"]) == ("starting", None)
+
+
 async def test_without_the_shared_network_each_tab_has_its_own(make_front: Any) -> None:
     def broken() -> Any:
         raise OSError("no temporary folder")
@@ -770,7 +778,7 @@ def test_the_command_refuses_before_it_starts(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "trame_slicer" else True)
     code, text = says("--port", "0")
     assert code == ExitCode.MISSING
-    assert "pip install 'medrationale[viewer]'" in text
+    assert 'pip install -c requirements/constraints.txt -e ".[viewer]"' in text
     assert "trame-slicer;" in text
 
 

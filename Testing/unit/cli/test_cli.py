@@ -247,8 +247,8 @@ def test_a_negative_result_is_a_result(
 ) -> None:
     explained["gives"] = make_explanation(lesions=())
     assert run(["explain", str(study_folder), "-o", "out"]) == ExitCode.OK
-    assert "No suspicious region found." in capsys.readouterr().out
-    assert "No suspicious region found" in (work / "out" / "report.txt").read_text()
+    assert "No suspicious region was outlined. That excludes nothing." in capsys.readouterr().out
+    assert "No suspicious region was outlined" in (work / "out" / "report.txt").read_text()
     assert run(["explain", str(study_folder), "-o", "out", "--json", "--quiet"]) == ExitCode.OK  # replaces the first
     told = capsys.readouterr()
     assert told.err == ""

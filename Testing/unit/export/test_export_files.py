@@ -84,7 +84,7 @@ def test_evidence_is_stored_as_uint8_with_slope_1_255(written):
     assert reader.GetMetaData("bitpix") == "8"
     assert float(reader.GetMetaData("scl_slope")) == pytest.approx(1 / 255, rel=1e-5)
     assert float(reader.GetMetaData("scl_inter")) == 0
-    assert reader.GetMetaData("descrip").strip() == "t2.mod_hypo"
+    assert reader.GetMetaData("descrip").strip() == "t2.mod_hypo. Research use only"
 
 
 def test_a_negative_study_writes_its_evidence_and_says_so(tmp_path, quick):
@@ -94,7 +94,7 @@ def test_a_negative_study_writes_its_evidence_and_says_so(tmp_path, quick):
     assert not list((tmp_path / "out" / "evidence").glob("adc.*"))
     assert not read(tmp_path / "out" / "lesions.nii.gz").array.any()
     assert json.loads((tmp_path / "out" / "explanation.json").read_text("utf-8"))["lesions"] == []
-    assert "No suspicious region found" in (tmp_path / "out" / "report.txt").read_text("ascii")
+    assert "No suspicious region was outlined" in (tmp_path / "out" / "report.txt").read_text("ascii")
 
 
 def test_only_the_reachable_part_is_resampled_and_nothing_is_lost():

@@ -116,7 +116,7 @@ def test_a_size_near_the_threshold_is_loud():
 
 def test_a_negative_result_is_said_with_what_was_dropped():
     text = ris_text(make_explanation(lesions=()))
-    assert "No suspicious region found." in text
+    assert "No suspicious region was outlined. That excludes nothing." in text
     assert "- dropped: too small (synthetic); 0.12 mL at L 16, A 8, S 25 mm" in flat(text)
     assert "PI-RADS category of the patient: 1 (very low); no suspicious region" in flat(text)
 

@@ -743,7 +743,9 @@ def texts_of(file: Path) -> Iterator[str]:
 def test_messages_in_the_documentation_are_those_of_the_code(repository: Path) -> None:
     module = repository / "MedRationale"
     files = [module / "MedRationale.py", *(module / "MedRationaleLib").glob("*.py")]
-    code = "\n".join(text for f in (*files, repository / "MedRationaleLogic" / "batch.py") for text in texts_of(f))
+    logic = repository / "MedRationaleLogic"
+    files += [logic / "batch.py", logic / "inference" / "worker_link.py"]
+    code = "\n".join(text for file in files for text in texts_of(file))
     document = (repository / "docs" / "slicer.md").read_text(encoding="utf-8")
     table = document.partition("## Troubleshooting")[2]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

@@ -111,8 +111,8 @@ def test_version_of_an_environment(run: ModuleType, tmp_path: Path, text: str | 
 
 
 def test_torch_goes_first_and_alone(run: ModuleType) -> None:
-    steps = run.install_steps("torch==2.13.0", "", frozenset({"dev", "cluster"}))
-    assert [arguments for _, arguments in steps] == [["torch==2.13.0"], ["--editable", ".[cluster,dev]"]]
+    steps = run.install_steps("torch==2.13.0", "", frozenset({"dev", "viewer"}))
+    assert [arguments for _, arguments in steps] == [["torch==2.13.0"], ["--editable", ".[dev,viewer]"]]
     assert run.install_steps("torch==2.13.0", "", frozenset())[1][1] == ["--editable", "."]
 
 

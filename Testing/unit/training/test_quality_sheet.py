@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from MedRationaleLogic import cli
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.training import quality_sheet
 from MedRationaleLogic.training.quality_sheet import SCHEMA, SheetItem, agreement, cohen_kappa, wilson, write_sheet
@@ -93,6 +94,15 @@ def test_agreement_of_two_readers(tmp_path: Path) -> None:
     assert (found.kinds["size"].judged, found.kinds["size"].kappa) == (1, None)
     assert found.overall.judged == 101
     assert found.readers == ("A", "B")
+
+
+def test_the_command_prints_the_agreement_with_its_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [save(tmp_path, reader, {("c0", "size"): "agree"}) for reader in ("A", "B")]
+    assert cli.run(["agreement", *map(str, files)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "Research use only" in told["notice"]
+    assert told["overall"]["judged"] == 2
+    assert told["readers"] == ["A", "B"]
 
 
 def test_wilson_and_kappa() -> None:
