@@ -29,7 +29,7 @@ from MedRationaleLogic.inference.explanation import Explanation
 
 #: Folders of cases under the data.
 GROUPS = ("bpmri", "adc_dwi_only", "t2_only")
-#: DSC from which on a reported region has found a lesion, and two masks outline the same one.
+#: DSC from which on a reported region has found a lesion.
 HIT_DSC = 0.1
 
 
@@ -42,8 +42,8 @@ class CaseResult:
         sequences: what it has.
         gland, pz, tz: DSC against the label, on the label's grid; None without that label.
         label: what the gland was compared with.
-        csPCa: "found n/m": how many of the lesions that humans outlined (:func:`lesions_of`) a reported region overlaps
-            with DSC >= .1; "negative" for an empty mask; "" without one.
+        csPCa: "found n/m": how many of the lesions that humans outlined as csPCa a reported region overlaps with
+            DSC >= .1; "negative" for an empty mask; "" without one.
         lesions: number of reported regions; category: the patient's; per_lesion: categories and suspicions.
         seconds: of a warm run, reading the files not counted.
     """
@@ -91,32 +91,11 @@ def _label(path: Path) -> Volume:
     return Volume.from_sitk(sitk.ReadImage(str(path)), path.name)
 
 
-def lesions_of(masks: Sequence[Volume]) -> list[Volume]:
-    """The lesions that masks of one patient outline, each once however many masks show it.
+def lesions_of(mask: Volume) -> list[Volume]:
+    """The lesions that a mask (z, y, x; over 0 inside) outlines, as bool masks; none of an empty one.
 
-    A lesion is a connected part of a mask (26 neighbours); a part under ``LEAST_ML`` is a drawing error, unless its
-    mask has no larger one. A part that overlaps a lesion of an earlier mask (DSC >= .1, or more than half of the
-    smaller one in the larger) is that lesion, which is then the union of both.
-
-    Args:
-        masks: (z, y, x), over 0 inside; each on any grid in the patient.
-
-    Returns:
-        bool masks, each on the grid of the first mask that shows it; none of empty masks.
+    A lesion is a connected part (26 neighbours); one under ``LEAST_ML`` is a stray stroke, unless there is none larger.
     """
-    found: list[Volume] = []
-    for mask in masks:
-        for part in _parts(mask):
-            same = [x for x in found if _same_lesion(_on(part, x) > 0, x.array)]
-            if same:
-                union = np.any([_on(x, same[0]) > 0 for x in (*same, part)], axis=0)
-                found = [x for x in found if not any(x is s for s in same)]
-                part = same[0].with_array(union)
-            found.append(part)
-    return found
-
-
-def _parts(mask: Volume) -> list[Volume]:
     from MedRationaleLogic.training.curate import LEAST_ML
 
     labels, count = ndimage.label(mask.array > 0, np.ones((3, 3, 3)))
@@ -126,18 +105,15 @@ def _parts(mask: Volume) -> list[Volume]:
     return [mask.with_array(labels == k) for k, ml in enumerate(sizes, 1) if ml >= min(LEAST_ML, float(sizes.max()))]
 
 
-def _same_lesion(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> bool:
-    shared = int((a & b).sum())
-    return shared > 0 and (dice(a, b) >= HIT_DSC or 2 * shared > min(int(a.sum()), int(b.sum())))
-
-
 def found_lesions(explanation: Explanation, folder: Path) -> str:
-    """How many of the lesions that humans outlined in a case folder a reported region overlaps."""
-    names = ("lesion_human_isup.nii.gz", "lesion_human_prostatex_finding1.nii.gz")
-    masks = [_label(folder / n) for n in names if (folder / n).is_file()]
-    if not masks:
+    """How many of the csPCa lesions (ISUP >= 2) that humans outlined in a case folder a reported region overlaps.
+
+    An outlined finding (``lesion_human_prostatex_finding1``) need not be one, and where it is, this mask has it.
+    """
+    file = folder / "lesion_human_isup.nii.gz"
+    if not file.is_file():
         return ""
-    lesions = lesions_of(masks)
+    lesions = lesions_of(_label(file))
     if not lesions:
         return "negative"
     hits = sum(
@@ -247,8 +223,8 @@ def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: 
         "training their T2W were, with a gland outlined by another program: what it says of them is no test. Seconds "
         f"are of a warm run on {platform.machine()}, without reading files.",
         "",
-        "DSC on the label's own grid. *csPCa*: lesions outlined by humans that a reported region overlaps with "
-        "DSC >= .1; a lesion that two mask files outline counts once. "
+        "DSC on the label's own grid. *csPCa*: lesions of ISUP >= 2 outlined by humans that a reported region overlaps "
+        "with DSC >= .1. "
         "*regions*: category and suspicion of each reported region. In the means below a patient counts once, by the "
         "first row.",
         "",
