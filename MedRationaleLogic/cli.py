@@ -391,7 +391,7 @@ def _print_summary(console: Console, explanation: Explanation, report: Path) -> 
     console.print(f"Study {study.name}", style="bold")
     for choice in study.choices:
         console.print(f"  {choice}")
-    for note in (*study.notes, *explanation.all_flags, *explanation.provenance.notes):
+    for note in dict.fromkeys((*study.notes, *explanation.all_flags, *explanation.provenance.notes)):
         console.print(f"  note: {note}", style="yellow")
     if explanation.gland is None:
         console.print("Gland: not found")

@@ -37,6 +37,7 @@ from MedRationaleLogic.imaging.dicom_header import (
     CALCULATED,
     Kind,
     b_value_of,
+    described_b_value,
     first_line,
     image_type,
     kind_of,
@@ -68,15 +69,32 @@ class Slice:
 
     @cached_property
     def position(self) -> NDArray[np.float64] | None:
-        """Patient point (x, y, z), LPS mm, of the first pixel's centre; None where the header does not say."""
-        value = self.header.get("ImagePositionPatient")
-        return np.asarray(value, dtype=float) if value is not None and len(value) == 3 else None
+        """Patient point (x, y, z), LPS mm, of the first pixel's centre; None where the header does not say.
+
+        Raises:
+            ValueError: it is NaN or infinite.
+        """
+        return self._finite("ImagePositionPatient", 3)
 
     @cached_property
     def orientation(self) -> NDArray[np.float64] | None:
-        """Unit LPS vectors, shape (2, 3): along a row (towards the next column), and along a column."""
-        value = self.header.get("ImageOrientationPatient")
-        return np.asarray(value, dtype=float).reshape(2, 3) if value is not None and len(value) == 6 else None
+        """Unit LPS vectors, shape (2, 3): along a row (towards the next column), and along a column.
+
+        Raises:
+            ValueError: they are NaN or infinite.
+        """
+        values = self._finite("ImageOrientationPatient", 6)
+        return None if values is None else values.reshape(2, 3)
+
+    def _finite(self, keyword: str, size: int) -> NDArray[np.float64] | None:
+        value = self.header.get(keyword)
+        if value is None or len(value) != size:
+            return None
+        numbers = np.asarray(value, dtype=float)
+        if not np.isfinite(numbers).all():  # every comparison with NaN is false: no check of the grid would see it
+            series = self.header.get("SeriesNumber") or "without number"
+            raise ValueError(f"{keyword} of series {series} is not {size} finite numbers")
+        return numbers
 
     @cached_property
     def plane(self) -> str | None:
@@ -277,18 +295,18 @@ def scan(files: Sequence[Path], name: str, required: bool = True) -> DicomFolder
             f"{name}: {count(others.total(), 'DICOM file')} of modality {kinds} and no MR image. A prostate MRI is "
             "needed (T2W, ADC, high-b): choose the folder of the MR study"
         )
-    patient = _one(slices, "PatientID", "patients", name)
-    study = _one(slices, "StudyInstanceUID", "studies", name)
+    notes: list[str] = []
+    patient = _one(slices, "PatientID", ("patient", "patients"), name, notes)
+    study = _one(slices, "StudyInstanceUID", ("study", "studies"), name, notes)
     stacks = tuple(_stacks_of(slices))
-    ignored = []
     for kind, n in sorted(others.items()):
         what = "whose image another file holds already" if kind == "repeated" else f"of kind {kind}"
-        ignored.append(f"{count(n, 'DICOM file')} {what}: ignored")
+        notes.append(f"{count(n, 'DICOM file')} {what}: ignored")
     date = str(slices[0].header.get("StudyDate") or "")
     return DicomFolder(
         name=name,
         stacks=tuple(sorted(stacks, key=lambda s: (s.number is None, s.number or 0, s.b_value or 0.0))),
-        notes=tuple(ignored),
+        notes=tuple(notes),
         unread=tuple(unread),
         patient_id=patient,
         study_uid=study,
@@ -338,14 +356,20 @@ def _has_pixels(dataset: Dataset) -> bool:
     return "Rows" in dataset and "Columns" in dataset
 
 
-def _one(slices: Iterable[Slice], keyword: str, noun: str, name: str) -> str | None:
-    values = {str(s.header.get(keyword) or "").strip() for s in slices}
+def _one(slices: Iterable[Slice], keyword: str, nouns: tuple[str, str], name: str, notes: list[str]) -> str | None:
+    """The one value of an identity (``nouns``: what it tells apart, one and many), or None where no image has it."""
+    values = Counter(str(s.header.get(keyword) or "").strip() for s in slices)
+    silent = values.pop("", 0)
     if len(values) > 1:  # how many, not who: identities do not belong in a message that may end in a log
         raise StudyError(
-            f"{name}: the folder holds images of {len(values)} {noun}. One study of one patient is needed: choose a "
-            "folder that holds only that study"
+            f"{name}: the folder holds images of {len(values)} {nouns[1]}. One study of one patient is needed: choose "
+            "a folder that holds only that study"
         )
-    return values.pop() or None
+    if not values:
+        return None
+    if silent:  # some workstations leave it out of the maps that they derive
+        notes.append(f"{count(silent, 'image')} without {keyword}: taken for the same {nouns[0]} as the others")
+    return next(iter(values))
 
 
 def _slices_of(path: Path, dataset: Dataset) -> Iterator[Slice]:
@@ -417,7 +441,8 @@ def _stacks_of(slices: Iterable[Slice]) -> Iterator[Stack]:
     series: dict[str, list[Slice]] = {}
     for one in slices:
         series.setdefault(str(one.header.get("SeriesInstanceUID")), []).append(one)
-    for members in series.values():
+    for images in series.values():
+        members = _with_described_b_value(images)
         planes = Counter(one.plane for one in members)
         if len(planes) > 1 and planes.most_common(1)[0][1] < 0.8 * len(members):
             yield Stack(tuple(members), "localizer")
@@ -427,6 +452,20 @@ def _stacks_of(slices: Iterable[Slice]) -> Iterator[Stack]:
             groups.setdefault((one.kind, one.b_value if one.kind == "dwi" else None), []).append(one)
         for (kind, b_value), group in groups.items():
             yield from _split_repeats(group, kind, b_value)
+
+
+def _with_described_b_value(members: list[Slice]) -> list[Slice]:
+    """The images of a series; where none says more than b0, with the b-value that the description names.
+
+    Some writers leave 0 in the tag, in calculated images above all. Beside images of a higher b-value it is meant.
+    """
+    if any(one.b_value for one in members):
+        return members
+    named = [described_b_value(one.header) if one.b_value == 0 else None for one in members]
+    return [
+        replace(one, kind=kind_of(one.header, value), b_value=value) if value else one
+        for one, value in zip(members, named, strict=True)
+    ]
 
 
 def _split_repeats(group: list[Slice], kind: Kind, b_value: float | None) -> Iterator[Stack]:
@@ -459,8 +498,8 @@ def _split_repeats(group: list[Slice], kind: Kind, b_value: float | None) -> Ite
 
 def _gradient(header: Dataset) -> Hashable:
     direction = header.get("DiffusionGradientOrientation")
-    if direction is None and "DiffusionGradientDirectionSequence" in header:
-        direction = header.DiffusionGradientDirectionSequence[0].get("DiffusionGradientOrientation")
+    if direction is None and (items := header.get("DiffusionGradientDirectionSequence")):
+        direction = items[0].get("DiffusionGradientOrientation")
     if direction is None:
         direction = private(header, 0x0019, "SIEMENS MR HEADER", 0x0E, "siemens")
     how = header.get("DiffusionDirectionality") or private(header, 0x0019, "SIEMENS MR HEADER", 0x0D, "siemens") or ""

@@ -6,6 +6,7 @@ Siemens (0019,xx0C), GE (0043,xx39) and Philips (2001,xx03) as the vendors' conf
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Sequence
@@ -63,7 +64,11 @@ def private(header: Dataset, group: int, creator: str, element: int, vendor: str
 
 
 def b_value_of(header: Dataset) -> float | None:
-    """b-value in s/mm2: the standard tag, then the vendors' private ones, the sequence's name, the description."""
+    """b-value in s/mm2: the standard tag, then the vendors' private ones, the sequence's name, the description.
+
+    A tag of 0 is taken at its word beside a description of more: the description is the whole series', and only the
+    whole series can tell whether it has b0 images among its others.
+    """
     ge = None
     if "EP" in (scanning := scanning_sequence(header)) or not scanning:  # elsewhere GE keeps other numbers there
         ge = number(private(header, 0x0043, "GEMS_PARM_01", 0x39, "ge "))
@@ -73,19 +78,19 @@ def b_value_of(header: Dataset) -> float | None:
         None if ge is None else ge % 1e9,  # GE marks some by adding 10^9
         number(private(header, 0x2001, "Philips Imaging DD 001", 0x03, "philips")),
     )
-    named = _named_b_value(header)
+    sequence = re.search(r"ep_b(\d+)(?:t|#\d+)?$", str(header.get("SequenceName", "")).strip().lower())
+    named = float(sequence[1]) if sequence else described_b_value(header)
     for value in candidates:
         if value is not None and 0 <= value <= 20000:
-            # A calculated image may keep its source's b-value, or 0, in the tag: there a name that says more is right.
-            better = named is not None and (value == 0 or (CALCULATED.search(text_of(header)) and named > value))
-            return named if better else float(round(value))
+            # A calculated image may keep its source's b-value in the tag: there a name that says more is right. Beside
+            # a 0 it is where it is the image's own, as the sequence's is.
+            better = sequence if value == 0 else CALCULATED.search(text_of(header))
+            return named if named is not None and named > value and better else float(round(value))
     return named
 
 
-def _named_b_value(header: Dataset) -> float | None:
-    sequence = re.search(r"ep_b(\d+)(?:t|#\d+)?$", str(header.get("SequenceName", "")).strip().lower())
-    if sequence:
-        return float(sequence[1])
+def described_b_value(header: Dataset) -> float | None:
+    """The one b-value in s/mm2 that the series description spells out; None where it spells out none or several."""
     values = b_values_in(text_of(header))
     return values[0] if len(values) == 1 else None
 
@@ -147,12 +152,12 @@ def kind_of(header: Dataset, b_value: float | None) -> Kind:
 
 
 def pixel_spacing(header: Dataset) -> tuple[float, float] | None:
-    """(row, column) spacing in mm, or None."""
-    value = header.get("PixelSpacing")
-    if value is None or len(value) != 2:
+    """(row, column) spacing in mm; None where it is absent, no number, not finite or not positive."""
+    try:
+        row, column = (float(v) for v in header.get("PixelSpacing") or ())
+    except (ValueError, TypeError):
         return None
-    row, column = float(value[0]), float(value[1])
-    return (row, column) if row > 0 and column > 0 else None
+    return (row, column) if 0 < row < math.inf and 0 < column < math.inf else None
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from MedRationaleLogic.imaging.acquisition import StudyError, count
 from MedRationaleLogic.imaging.dicom_header import first_line, number, pixel_spacing
-from MedRationaleLogic.imaging.volume import Geometry, Volume
+from MedRationaleLogic.imaging.volume import Geometry, Volume, orthonormal, trace_image
 
 if TYPE_CHECKING:
     from MedRationaleLogic.imaging.dicom import Slice, Stack
@@ -30,16 +30,14 @@ def load(stack: Stack) -> tuple[Volume, tuple[str, ...]]:
 
     Raises:
         StudyError: a slice is missing, truncated, undecodable or placed twice with different content; sizes or
-            orientations differ; positions are missing; there is one slice only.
+            orientations differ; positions are missing; rows and columns are not at right angles; there is one slice
+            only.
     """
     if not stack.directions:
         return _load(stack)
     volumes = [_load(replace(stack, slices=part, directions=()))[0] for part in stack.directions]
-    # The trace-weighted image is the geometric mean over gradient directions.
-    logs = [np.log(np.maximum(v.array.astype(np.float32), 1e-3)) for v in volumes]
-    mean = np.exp(np.mean(logs, axis=0)).astype(np.float32)
     note = f"{stack.title}: trace image computed from {len(volumes)} gradient directions"
-    return volumes[0].with_array(mean), (note,)
+    return volumes[0].with_array(trace_image([v.array for v in volumes])), (note,)
 
 
 def _load(stack: Stack) -> tuple[Volume, tuple[str, ...]]:
@@ -78,8 +76,8 @@ def _checked(stack: Stack) -> list[Slice]:
     for one in stack.slices:
         if one.orientation is None or one.height is None or pixel_spacing(one.header) is None:
             raise StudyError(
-                f"{name}: {one.path.name} does not say where it lies in the patient (position, orientation or pixel "
-                "spacing is missing); export the original series, not screenshots"
+                f"{name}: {one.path.name} does not say where it lies in the patient (position, orientation or a finite "
+                "pixel spacing above 0 is missing); export the original series, not screenshots"
             )
     orientations = np.array([one.orientation for one in stack.slices])
     usual = np.median(orientations, axis=0)
@@ -139,6 +137,12 @@ def _geometry(slices: Sequence[Slice], name: str) -> Geometry:
     heights = np.array([_height(one) for one in slices])
     row, column = np.asarray(slices[0].orientation, dtype=float)
     normal = np.cross(row, column)
+    direction = np.column_stack([row, column, normal])
+    if not orthonormal(direction):
+        raise StudyError(
+            f"{name}: the row and column directions of {slices[0].path.name} are not unit vectors at right angles; "
+            "export the original series again"
+        )
     steps = np.diff(heights)
     step = float(np.median(steps))
     for index in np.flatnonzero(steps > 1.5 * step).tolist():
@@ -163,5 +167,5 @@ def _geometry(slices: Sequence[Slice], name: str) -> Geometry:
         (len(slices), int(slices[0].header.Rows), int(slices[0].header.Columns)),
         (mean_step, spacing[0], spacing[1]),
         (x, y, z),
-        tuple(float(v) for v in np.column_stack([row, column, normal]).ravel()),
+        tuple(float(v) for v in direction.ravel()),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import re
 import struct
 import zlib
@@ -24,7 +26,7 @@ from MedRationaleLogic.imaging.acquisition import (
     count,
     plane_of,
 )
-from MedRationaleLogic.imaging.volume import Volume
+from MedRationaleLogic.imaging.volume import Volume, trace_image
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -189,8 +191,9 @@ def _reason(file: NamedFile, role: Role) -> str:
 def read_image(path: Path, role: Role) -> tuple[Volume, float | None, tuple[float, ...], tuple[str, ...]]:
     """Reads one image file as a volume whose first axis runs through the slices.
 
-    A 4D file with a ``.bval`` file beside it is split, and the highest b-value is taken for high-b. The grid stays as
-    stored, flips and obliqueness included; axes are only put in another order where slices are not the first one.
+    A 4D file with a ``.bval`` file beside it is split, and the highest b-value is taken for high-b: the trace image
+    where several volumes have it. The grid stays as stored, flips and obliqueness included; axes are only put in
+    another order where slices are not the first one.
 
     Args:
         path: NIfTI, MHA/MHD or NRRD.
@@ -200,8 +203,8 @@ def read_image(path: Path, role: Role) -> tuple[Volume, float | None, tuple[floa
         The volume, its b-value (s/mm2) and all b-values where a ``.bval`` file tells them, and notes.
 
     Raises:
-        StudyError: missing, not an image, cut off, 2D, 4D without b-values, several components, complex, or a T2W
-            in a sagittal or coronal plane.
+        StudyError: missing, not an image, cut off, 2D, 4D without b-values or with none of at least 500 s/mm2,
+            several components, complex, in no place, or a T2W in a sagittal or coronal plane.
     """
     import SimpleITK as sitk
 
@@ -218,7 +221,6 @@ def read_image(path: Path, role: Role) -> tuple[Volume, float | None, tuple[floa
     if non_finite is not None:
         image = _with_nan(image, non_finite)
     notes: list[str] = []
-    image, b_value, b_values = _three_dimensional(image, path, role)
     if "complex" in image.GetPixelIDTypeAsString():
         raise StudyError(f"{path.name}: complex values; give the magnitude image")
     if image.GetNumberOfComponentsPerPixel() != 1:
@@ -226,13 +228,14 @@ def read_image(path: Path, role: Role) -> tuple[Volume, float | None, tuple[floa
             f"{path.name}: {image.GetNumberOfComponentsPerPixel()} components per voxel (colour or vectors); a plain "
             "greyscale MRI is needed"
         )
+    image, b_value, b_values = _three_dimensional(image, path, role, notes)
     image = slices_first(image, path.name, role, notes)
     if image.GetPixelID() in (sitk.sitkFloat64, sitk.sitkInt64, sitk.sitkUInt64):
         image = sitk.Cast(image, sitk.sitkFloat32)
     try:
         volume = Volume.from_sitk(image, path.name)
     except ValueError as error:
-        raise StudyError(f"{path.name}: {error}") from error
+        raise StudyError(f"{path.name}: {error}; convert it again from DICOM") from error
     return volume, b_value, b_values, tuple(notes)
 
 
@@ -245,37 +248,62 @@ def _check_file(path: Path) -> None:
         raise StudyError(f"{path.name}: the file is empty; copy it again")
 
 
+# Bits of a voxel by the NIfTI code of its type (nifti1.h).
+_NIFTI_BITS = {
+    2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64, 1536: 128,
+    1792: 128, 2048: 256, 2304: 32,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class _Nifti:
-    """What a NIfTI-1 or -2 header says about its voxels: size along (x, y, z, ...), type, where they start."""
+    """What a NIfTI-1 or -2 header says about its voxels.
+
+    Attributes:
+        size: along (x, y, z, ...).
+        code, bits: type of a voxel, and what it takes.
+        offset: byte where the voxels start.
+        order: of bytes, ``<`` or ``>``.
+        place: every number that counts for the image's place: voxel size, and the forms whose code says so.
+    """
 
     size: tuple[int, ...]
     code: int
     bits: int
     offset: int
     order: str
+    place: tuple[float, ...]
 
     @property
     def length(self) -> int:
         """Bytes that the (unzipped) file must have."""
-        return self.offset + int(np.prod(self.size, dtype=np.int64)) * self.bits // 8
+        return self.offset + math.prod(self.size) * self.bits // 8
 
 
 def _nifti_header(header: bytes) -> _Nifti | None:
     """None when the bytes are not NIfTI. Offsets: nifti1.h and nifti2.h, nifti.nimh.nih.gov."""
     for order in "<>":
-        if len(header) >= 348 and struct.unpack(order + "i", header[:4])[0] == 348:
+        own = struct.unpack(order + "i", header[:4])[0] if len(header) >= 348 else 0
+        if own == 348:
             dim = struct.unpack(order + "8h", header[40:56])
             code, bits = struct.unpack(order + "2h", header[70:74])
             offset = struct.unpack(order + "f", header[108:112])[0]
-        elif len(header) >= 540 and struct.unpack(order + "i", header[:4])[0] == 540:
+            forms = struct.unpack(order + "2h18f", header[252:328])
+            spacing = struct.unpack(order + "3f", header[80:92])
+        elif own == 540 and len(header) >= 540:
             dim = struct.unpack(order + "8q", header[16:80])
             code, bits = struct.unpack(order + "2h", header[12:16])
             offset = struct.unpack(order + "q", header[168:176])[0]
+            forms = struct.unpack(order + "2i18d", header[344:496])
+            spacing = struct.unpack(order + "3d", header[112:136])
         else:
             continue
         if 1 <= dim[0] <= 7 and np.isfinite(offset):
-            return _Nifti(tuple(max(1, n) for n in dim[1 : dim[0] + 1]), code, bits, int(offset), order)
+            # ITK takes what lies inside of the header, 0 above all, for the header's end
+            start = max(int(offset), own) if int(offset) >= 0 else int(offset)
+            qform, sform = forms[2:8] if forms[0] > 0 else (), forms[8:] if forms[1] > 0 else ()
+            size = tuple(max(1, n) for n in dim[1 : dim[0] + 1])
+            return _Nifti(size, code, bits, start, order, (*spacing, *qform, *sform))
     return None
 
 
@@ -292,10 +320,21 @@ def _nifti_non_finite(path: Path) -> NDArray[np.bool_] | None:
             header = _nifti_header(start)
             if header is None:
                 raise StudyError(f"{path.name}: not a NIfTI file, whatever its name says; give an MRI volume")
+            bits = _NIFTI_BITS.get(header.code, header.bits)
+            if header.offset < 0 or header.bits != bits:
+                raise StudyError(
+                    f"{path.name}: the header is damaged: voxels of {header.bits} bits from byte {header.offset} on, "
+                    f"where {bits} bits and a place after the header are expected; copy or convert it again"
+                )
+            if not np.isfinite(header.place).all():  # ITK takes some of these for 0
+                raise StudyError(
+                    f"{path.name}: the header has NaN or infinite numbers for voxel size, origin or axes; finite ones "
+                    "are expected: convert it again from DICOM"
+                )
             kind = {16: "f4", 64: "f8"}.get(header.code)
             if kind is None and zipped and _zipped_length(path) == header.length % 2**32:
                 return None  # integers, and gzip's own record of the length agrees: no need to unzip twice
-            content = start + stream.read(header.length - len(start)) if kind or zipped else b""
+            content = start + _read(stream, header.length - len(start)) if kind or zipped else b""
             length = len(content) if content else path.stat().st_size
     except (OSError, EOFError, zlib.error) as error:
         raise StudyError(f"{path.name}: the file is damaged or cut off; copy or download it again") from error
@@ -305,9 +344,18 @@ def _nifti_non_finite(path: Path) -> NDArray[np.bool_] | None:
         )
     if kind is None:
         return None
-    values = np.frombuffer(content, header.order + kind, int(np.prod(header.size)), header.offset)
+    values = np.frombuffer(content, header.order + kind, math.prod(header.size), header.offset)
     bad = ~np.isfinite(values)
     return bad.reshape(header.size[::-1]) if bad.any() else None
+
+
+def _read(stream: io.BufferedIOBase, size: int) -> bytes:
+    """At most ``size`` bytes, piece by piece: a damaged header asks for more than any memory holds."""
+    pieces = []
+    while size > 0 and (piece := stream.read(min(size, 1 << 24))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:
@@ -345,7 +393,9 @@ def _plain(error: str) -> str:
     return f"cannot be read ({lines[-1] if lines else 'unknown reason'}); convert or copy it again"
 
 
-def _three_dimensional(image: sitk.Image, path: Path, role: Role) -> tuple[sitk.Image, float | None, tuple[float, ...]]:
+def _three_dimensional(
+    image: sitk.Image, path: Path, role: Role, notes: list[str]
+) -> tuple[sitk.Image, float | None, tuple[float, ...]]:
     """The 3D image in a file that may be 4D: with b-values beside it the highest for high-b, else refused."""
     import SimpleITK as sitk
 
@@ -356,7 +406,8 @@ def _three_dimensional(image: sitk.Image, path: Path, role: Role) -> tuple[sitk.
     size = image.GetSize()
     volumes = int(np.prod(size[3:]))
     b_values: tuple[float, ...] = ()
-    index = 0
+    highest = None
+    chosen = [0]
     if volumes > 1:
         if image.GetDimension() > 4:
             raise StudyError(f"{path.name}: {image.GetDimension()} dimensions; a 3D volume is needed")
@@ -369,23 +420,35 @@ def _three_dimensional(image: sitk.Image, path: Path, role: Role) -> tuple[sitk.
             )
         if len(b_values) != volumes:
             raise StudyError(f"{path.name}: {volumes} volumes but {len(b_values)} values in {stem(path)}.bval")
-        index = int(np.argmax(b_values))
-    rest = [0] * (image.GetDimension() - 3)
-    rest[0] = index
-    three = sitk.Extract(image, [*size[:3], *[0] * len(rest)], [0, 0, 0, *rest])
+        highest = max(b_values)
+        if highest < LOWEST_USABLE_HIGH_B:
+            found = ", ".join(f"b{b:.0f}" for b in sorted(set(b_values)))
+            raise StudyError(
+                f"{path.name}: no high-b image among {found}; b{HIGH_B:.0f} or more is wanted, and "
+                f"b{LOWEST_USABLE_HIGH_B:.0f} the least: give a file that has it, or the study without this file"
+            )
+        chosen = [i for i, b in enumerate(b_values) if b == highest]
+    rest = [0] * (image.GetDimension() - 4)
+    volume_size = [*size[:3], *[0] * (image.GetDimension() - 3)]
+    images = [sitk.Extract(image, volume_size, [0, 0, 0, i, *rest]) for i in chosen]
+    three = images[0]
     if 1 in three.GetSize():
         raise StudyError(f"{path.name}: a 2D image is not a volume; give the whole series")
-    return three, b_values[index] if b_values else None, b_values
+    if len(images) > 1:
+        three = sitk.GetImageFromArray(trace_image([sitk.GetArrayViewFromImage(i) for i in images]))
+        three.CopyInformation(images[0])
+        notes.append(f"{path.name}: trace image computed from {len(images)} volumes of b{highest:.0f}")
+    return three, highest, tuple(dict.fromkeys(b_values))
 
 
 def _bval(path: Path) -> tuple[float, ...]:
-    """Values of the FSL-style ``.bval`` file beside an image."""
+    """Values of the FSL-style ``.bval`` file beside an image, rounded as those of DICOM are."""
     sidecar = path.with_name(f"{stem(path)}.bval")
     if not sidecar.is_file():
         return ()
     try:
-        return tuple(float(v) for v in sidecar.read_text(encoding="utf-8").split())
-    except ValueError as error:
+        return tuple(float(round(float(v))) for v in sidecar.read_text(encoding="utf-8").split())
+    except (ValueError, OverflowError) as error:  # round() takes neither NaN nor infinity
         raise StudyError(f"{sidecar.name}: not a list of numbers; expected one b-value (s/mm2) per volume") from error
 
 

@@ -141,6 +141,8 @@ class Study:
     def with_shift(self, role: Role, lps_mm: ArrayLike) -> Study:
         """The study with ADC or high-b moved by hand.
 
+        Its provenance and its note on the overlap are those of where the volume lies afterwards.
+
         Args:
             role: ``adc`` or ``hbv``; not the sequence that is the frame.
             lps_mm: (x, y, z) in mm, patient frame LPS, added to where the volume lies now.
@@ -163,7 +165,10 @@ class Study:
         left, back, up = shift
         note = f"{ROLE_NAMES[role]} moved by hand: {left:+.1f} mm left, {back:+.1f} mm back, {up:+.1f} mm up"
         volumes: dict[str, Any] = {role: moved}
-        return replace(self, notes=(*self.notes, note), **volumes)
+        inputs = tuple(replace(i, sha256=moved.sha256) if i.role == role else i for i in self.inputs)
+        study = replace(self, inputs=inputs, **volumes)
+        known = (n for n in self.notes if not n.startswith(f"{_pair(study, role)}{_OVERLAP_IN_PART}"))
+        return replace(study, notes=(*known, *_overlap_notes(study, role, _coverage(study, role)), note))
 
     def with_psa(self, psa: float | None) -> Study:
         """The study with another PSA (ng/ml).
@@ -580,22 +585,14 @@ def check_geometry(study: Study) -> GeometryCheck:
         assert volume is not None
         notes.extend(_spacing_notes(volume, role))
     reference, other_roles = study.roles[0], study.roles[1:]
-    points = _central_points(study.frame)
-    coverage: dict[Role, float] = {}
-    for role in other_roles:
-        volume = study.volume(role)
-        assert volume is not None
-        index = volume.geometry.to_index(points)
-        inside = np.all((index >= -0.5) & (index <= np.asarray(volume.geometry.shape) - 0.5), axis=-1)
-        coverage[role] = float(inside.mean())
-        names = f"{ROLE_NAMES[role]} ({volume.name}) and {ROLE_NAMES[reference]} ({study.frame.name})"
-        if coverage[role] < OVERLAP_REFUSED:
+    coverage = {role: _coverage(study, role) for role in other_roles}
+    for role, share in coverage.items():
+        if share < OVERLAP_REFUSED:
             raise StudyError(
-                f"{study.name}: {names} do not show the same place: {coverage[role]:.0%} of the central region of "
+                f"{study.name}: {_pair(study, role)} do not show the same place: {share:.0%} of the central region of "
                 f"{ROLE_NAMES[reference]} is covered. Check that both belong to one examination and keep their position"
             )
-        if coverage[role] < OVERLAP_FLAG:
-            notes.append(f"{names} overlap only in part: {coverage[role]:.0%} of the central region")
+        notes.extend(_overlap_notes(study, role, share))
     frames = {r: h.frame_of_reference_uid for r in study.roles if (h := study.headers.get(r)) is not None}
     for role in other_roles:
         if frames.get(role) and frames.get(reference) and frames[role] != frames[reference]:
@@ -604,6 +601,31 @@ def check_geometry(study: Study) -> GeometryCheck:
                 "have been repositioned; check the alignment"
             )
     return GeometryCheck(coverage, tuple(notes))
+
+
+def _coverage(study: Study, role: Role) -> float:
+    """The share (0..1) of the frame's central region that a sequence covers."""
+    volume = study.volume(role)
+    assert volume is not None
+    index = volume.geometry.to_index(_central_points(study.frame))
+    inside = np.all((index >= -0.5) & (index <= np.asarray(volume.geometry.shape) - 0.5), axis=-1)
+    return float(inside.mean())
+
+
+def _pair(study: Study, role: Role) -> str:
+    """A sequence and the frame, in a person's words."""
+    volume = study.volume(role)
+    assert volume is not None
+    return f"{ROLE_NAMES[role]} ({volume.name}) and {ROLE_NAMES[study.roles[0]]} ({study.frame.name})"
+
+
+_OVERLAP_IN_PART = " overlap only in part: "
+
+
+def _overlap_notes(study: Study, role: Role, share: float) -> list[str]:
+    if share >= OVERLAP_FLAG:
+        return []
+    return [f"{_pair(study, role)}{_OVERLAP_IN_PART}{share:.0%} of the central region"]
 
 
 def _central_points(volume: Volume) -> NDArray[np.float64]:

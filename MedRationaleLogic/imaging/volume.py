@@ -25,6 +25,17 @@ Shape = tuple[int, int, int]
 Triple = tuple[float, float, float]
 
 
+def orthonormal(matrix: NDArray[np.float64]) -> bool:
+    """Whether the columns of a 3x3 matrix are unit vectors at right angles, within 1e-3."""
+    return bool(np.allclose(matrix.T @ matrix, np.eye(3), atol=1e-3))
+
+
+def trace_image(arrays: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """The trace-weighted diffusion image: the geometric mean of images of one b-value and shape (z, y, x)."""
+    logs = [np.log(np.maximum(array.astype(np.float32), 1e-3)) for array in arrays]
+    return np.exp(np.mean(logs, axis=0)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The place of a (z, y, x) grid in the patient.
@@ -37,7 +48,8 @@ class Geometry:
             exactly as ``SimpleITK.Image.GetDirection()`` gives them.
 
     Raises:
-        ValueError: a size or spacing is not positive, or the direction is not orthonormal within 1e-3.
+        ValueError: a size or spacing is not positive, the origin is not finite, or the direction is not orthonormal
+            within 1e-3.
     """
 
     shape: Shape
@@ -50,8 +62,10 @@ class Geometry:
             raise ValueError(f"a volume needs three axes of at least one voxel, got shape {self.shape}")
         if len(self.spacing) != 3 or not all(np.isfinite(self.spacing)) or min(self.spacing) <= 0:
             raise ValueError(f"voxel spacing must be three positive millimetre values, got {self.spacing}")
+        if len(self.origin) != 3 or not all(np.isfinite(self.origin)):
+            raise ValueError(f"the origin must be three finite millimetre values, got {self.origin}")
         matrix = np.asarray(self.direction, dtype=float).reshape(3, 3)
-        if not np.allclose(matrix.T @ matrix, np.eye(3), atol=1e-3):
+        if not orthonormal(matrix):
             raise ValueError(f"direction cosines are not orthonormal: {self.direction}")
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "spacing", tuple(float(s) for s in self.spacing))

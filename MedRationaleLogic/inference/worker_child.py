@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import faulthandler
 import gc
 import json
@@ -71,13 +72,26 @@ class Messages:
     def __init__(self, folder: Path) -> None:
         self._file = os.open(folder / MESSAGES, APPEND, 0o600)
         self._lock = threading.Lock()
+        self._torn = os.fstat(self._file).st_size > 0  # whoever spoke here before may have been cut short
 
     def tell(self, kind: str, **more: Any) -> None:
-        """Append one message."""
+        """Append one message, after what a failed one may have left of itself.
+
+        Raises:
+            OSError: it could not be written, or not all of it, as on a full disk.
+        """
         line = json.dumps({"kind": kind, **more}).encode() + b"\n"
         with self._lock:
-            if self._file >= 0:
-                os.write(self._file, line)
+            if self._file < 0:
+                return
+            rest = b"\n" + line if self._torn else line
+            self._torn = True
+            while rest:  # a disk that is nearly full takes a part of it, and says so only when asked for the rest
+                written = os.write(self._file, rest)
+                if not written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                rest = rest[written:]
+            self._torn = False
 
     def close(self) -> None:
         """Say no more."""

@@ -6,12 +6,14 @@ import gzip
 import re
 import shutil
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import JPEGLSLossless, generate_uid
 
 from MedRationaleLogic.imaging.study import StudyError, read_study
@@ -112,6 +114,18 @@ def test_two_patients(study: DicomStudy):
         read_study(study.folder)
     assert "SOMEBODY" not in str(error.value)
     assert study.patient not in str(error.value)
+
+
+@pytest.mark.parametrize(("keyword", "noun"), [("PatientID", "patient"), ("StudyInstanceUID", "study")])
+def test_images_without_identity(study: DicomStudy, keyword: str, noun: str):
+    study.t2w()
+    study.adc(tags={keyword: ""})
+    result = read_study(study.folder)
+    assert result.roles == ("t2w", "adc")
+    assert (result.patient_id, result.study_uid) == (study.patient, study.study_uid)
+    assert result.notes == (f"10 images without {keyword}: taken for the same {noun} as the others",)
+    DicomStudy(study.folder, patient="SOMEBODY-ELSE").t2w(number=14)
+    refused("images of 2", path=study.folder)
 
 
 def test_two_studies(study: DicomStudy):
@@ -218,8 +232,18 @@ def test_b_value_file_that_does_not_fit(tmp_path: Path):
     path = write(tmp_path / "dwi.nii.gz", np.stack([t2w_array(), t2w_array()]))
     (tmp_path / "dwi.bval").write_text("0 500 1400\n")
     refused("2 volumes but 3 values in dwi.bval", hbv=path)
-    (tmp_path / "dwi.bval").write_text("low high\n")
-    refused("dwi.bval: not a list of numbers", hbv=path)
+    for text in ("low high\n", "0 nan\n", "inf 1400\n"):
+        (tmp_path / "dwi.bval").write_text(text)
+        refused("dwi.bval: not a list of numbers", hbv=path)
+
+
+@pytest.mark.parametrize(("b_values", "found"), [("0 400 50", "b0, b50, b400"), ("0 0 0", "b0")])
+def test_four_dimensional_of_low_b_values(tmp_path: Path, b_values: str, found: str):
+    write(tmp_path / "t2w.nii.gz", t2w_array())
+    path = write(tmp_path / "dwi.nii.gz", np.stack([t2w_array()] * 3))
+    (tmp_path / "dwi.bval").write_text(b_values)
+    for inputs in ({"path": tmp_path}, {"hbv": path}):
+        refused(f"dwi.nii.gz: no high-b image among {found};", "b1400 or more", "b500 the least", "give", **inputs)
 
 
 def test_colour_image(tmp_path: Path):
@@ -240,6 +264,49 @@ def test_sheared_axes(tmp_path: Path):
     content[280:328] = struct.pack("<12f", 1, 0.5, 0, 0, 0, 1, 0, 0, 0, 0, 3, 0)
     path.write_bytes(bytes(content))
     refused("t2w.nii: its axes are not at right angles", t2w=path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("at", "qform", "sform"),
+    [(84, 1, 1), (256, 1, 0), (268, 1, 0), (280, 0, 1), (292, 0, 1), (292, 1, 1)],
+    ids=["spacing", "quaternion", "origin of qform", "axis of sform", "origin of sform", "origin of one of two"],
+)
+def test_place_that_is_not_finite(tmp_path: Path, at: int, qform: int, sform: int, value: float):
+    content = bytearray(write(tmp_path / "t2w.nii", t2w_array()).read_bytes())
+    content[252:256] = struct.pack("<2h", qform, sform)
+    content[at : at + 4] = struct.pack("<f", value)
+    for name, packed in (("t2w.nii", bytes(content)), ("t2w.nii.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(packed)
+        refused(f"{name}: the header has NaN or infinite numbers", "origin", "convert it again", t2w=tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["t2w.nii", "t2w.nii.gz"])
+@pytest.mark.parametrize(
+    ("code", "bits", "offset", "said"),
+    [
+        (16, 32, -400.0, "header is damaged: voxels of 32 bits from byte -400 on"),
+        (4, 16, -400.0, "header is damaged: voxels of 16 bits from byte -400 on"),
+        (16, 32, 1e30, "the file is cut off"),
+        (16, 8, 352.0, "header is damaged: voxels of 8 bits from byte 352 on, where 32 bits"),
+        (4, 8, 352.0, "header is damaged: voxels of 8 bits from byte 352 on, where 16 bits"),
+    ],
+)
+def test_damaged_nifti_header(tmp_path: Path, name: str, code: int, bits: int, offset: float, said: str):
+    array = t2w_array().astype(np.float32 if code == 16 else np.int16)
+    content = bytearray(write(tmp_path / "whole.nii", array).read_bytes())
+    content[70:74] = struct.pack("<2h", code, bits)
+    content[108:112] = struct.pack("<f", offset)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else bytes(content))
+    refused(name, said, "again", t2w=tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [32767, 1])
+def test_nifti_header_of_a_huge_image(tmp_path: Path, size: int):
+    content = bytearray(write(tmp_path / "t2w.nii", t2w_array().astype(np.float32)).read_bytes())
+    content[40:56] = struct.pack("<8h", 7, *[32767] * 6, size)  # more bytes than 64 bits can count
+    (tmp_path / "t2w.nii").write_bytes(bytes(content))
+    refused("t2w.nii: the file is cut off", "copy or download it again", t2w=tmp_path / "t2w.nii")
 
 
 def test_absurd_voxel_size(tmp_path: Path):
@@ -350,12 +417,62 @@ def test_slices_without_position(study: DicomStudy):
     refused("does not say where it lies in the patient", path=study.folder, series={"t2w": "4"})
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient"])
+def test_position_or_orientation_that_is_not_finite(study: DicomStudy, keyword: str, value: str):
+    paths = study.t2w()
+    paths[6].unlink()  # NaN in one slice hid that another was missing
+    dataset = pydicom.dcmread(paths[3])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset[keyword].value = [value, *dataset[keyword].value[1:]]
+        dataset.save_as(paths[3])
+    size = len(dataset[keyword].value)
+    refused("IM0004.dcm", f"{keyword} of series 4 is not {size} finite numbers", "export", path=study.folder)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1"])
+def test_pixel_spacing_that_is_no_length(study: DicomStudy, value: str):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.t2w(tags=lambda index: {"PixelSpacing": [value, "2.5"] if index == 3 else ["2.5", "2.5"]})
+    refused("series 4", "IM0004.dcm does not say where it lies", "finite pixel spacing above 0", path=study.folder)
+
+
+@pytest.mark.parametrize("cosines", [(1, 0.01, 0, 0, 1, 0), (2, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0.9, 0)])
+def test_axes_that_are_not_at_right_angles(study: DicomStudy, cosines: tuple[float, ...]):
+    study.t2w(tags={"ImageOrientationPatient": list(cosines)})
+    refused(
+        "series 4 (t2_tse_tra): the row and column directions of IM0001.dcm are not unit vectors at right angles",
+        "export the original series again",
+        path=study.folder,
+    )
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_empty_gradient_direction(study: DicomStudy, same: bool):
+    uid, arrays = generate_uid(), [anatomy((6, 20, 20), 60, seed=0 if same else nth) for nth in range(2)]
+    for nth, array in enumerate(arrays):
+        tags = {"DiffusionBValue": 1500.0, "DiffusionGradientDirectionSequence": DicomSequence([])}
+        study.series(7, "DWI", array, spacing=(3.0, 4.0, 4.0), uid=uid, first_instance=1 + 6 * nth, tags=tags)
+    if same:
+        result = read_study(study.folder)
+        assert result.hbv is not None
+        np.testing.assert_array_equal(result.hbv.array, arrays[0])
+        assert any("6 duplicate slices dropped" in note for note in result.notes)
+    else:
+        refused("series 7", "two different images lie at position", "IM0007.dcm", path=study.folder)
+
+
 def test_garbled_header_value(study: DicomStudy):
     path = study.t2w()[2]
     content = path.read_bytes()
     at = content.index(b"\x20\x00\x32\x00DS") + 8  # ImagePositionPatient
     path.write_bytes(content[:at] + b"x" + content[at + 1 :])
     refused("IM0003.dcm: a header value cannot be read", path=study.folder)
+    at = content.index(b"\x28\x00\x30\x00DS") + 8  # PixelSpacing
+    path.write_bytes(content[:at] + b"x" + content[at + 1 :])
+    refused("series 4", "IM0003.dcm does not say where it lies", path=study.folder)
 
 
 def test_single_slice(study: DicomStudy):

@@ -141,6 +141,60 @@ def test_a_calculated_image_keeps_its_own_b_value_over_its_sources(tmp_path: Pat
     assert choice(result, "hbv").label == "series 9, calculated b1400"
 
 
+@pytest.mark.parametrize(
+    ("how", "description", "made"),
+    [
+        ("nothing", "DWI b1400 tra", "acquired"),
+        ("acquisition", "DWI b1400 tra", "acquired"),
+        ("gradient", "DWI b1400 tra", "acquired"),
+        ("acquisition", "DWI calc b1400", "calculated"),
+    ],
+)
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_b0_images_stay_b0_in_a_series_called_by_its_highest_b_value(
+    tmp_path: Path, vendor: str, how: str, description: str, made: str
+):
+    source = DicomStudy(tmp_path / "s", vendor=vendor)
+    paths = source.dwi(b_values=(0, 1400), description=description)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        if how == "acquisition":
+            dataset.AcquisitionNumber = 1 if path in paths[:10] else 2
+        elif how == "gradient":
+            dataset.DiffusionGradientOrientation = [0.0 if path in paths[:10] else 0.577] * 3
+        dataset.save_as(path)
+    result = read_study(tmp_path / "s")
+    assert choice(result, "hbv").label == f"series 7, {made} b1400"
+    assert choice(result, "hbv").alternatives == (f"series 7, {made} b0",)
+    np.testing.assert_array_equal(result.hbv.array, np.stack([pydicom.dcmread(p).pixel_array for p in paths[10:]]))
+    assert result.headers["hbv"].b_values == ((0.0, 1400.0) if made == "acquired" else None)
+    assert result.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("description", "more", "label"),
+    [
+        ("DWI b1400 tra", {}, "acquired b1400"),
+        ("tra BVAL 1500", {"ImageType": None}, "acquired b1500"),
+        ("DWI calc b1400", {}, "calculated b1400"),
+        ("DWI", {"SequenceName": "*ep_b1500t"}, "acquired b1500"),
+    ],
+)
+def test_a_tag_of_zero_in_the_whole_series_gives_way_to_a_name(
+    tmp_path: Path, description: str, more: dict, label: str
+):
+    source = DicomStudy(tmp_path / "s", vendor="plain")
+    source.dwi(b_values=(0,), description=description, tags=more)
+    assert choice(read_study(tmp_path / "s"), "hbv").label == f"series 7, {label}"
+
+
+def test_a_calculated_image_with_a_tag_of_zero_beside_its_sources(tmp_path: Path):
+    source = DicomStudy(tmp_path / "s", vendor="plain")
+    source.dwi(b_values=(50, 800))
+    source.high_b(b_value=0, description="calc b1400")
+    assert choice(read_study(tmp_path / "s"), "hbv").label == "series 9, calculated b1400"
+
+
 def test_the_highest_b_value_wins_from_1400_on_however_it_was_made(study: DicomStudy):
     study.high_b(b_value=1400)
     study.dwi(b_values=(50, 2000))

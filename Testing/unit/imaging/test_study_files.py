@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,55 @@ def test_a_four_dimensional_file_with_b_values_gives_the_highest(tmp_path: Path)
     assert result.choices[0].label == "dwi.nii.gz, b1500"
 
 
+def four_dimensional(path: Path, arrays: list[np.ndarray], b_values: str) -> None:
+    image = sitk.GetImageFromArray(np.stack(arrays), isVector=False)
+    image.SetSpacing((1.0, 1.0, 3.0, 1.0))
+    image.SetOrigin((4.0, -5.0, 6.0, 0.0))
+    sitk.WriteImage(image, str(path))
+    path.with_name("dwi.bval").write_text(b_values)
+
+
+@pytest.mark.parametrize("b_values", ["0 1500 1500 1500 800", "0 1499.6 1500 1500.3 800"])
+def test_several_volumes_of_the_highest_b_value_become_their_trace_image(tmp_path: Path, b_values: str):
+    directions = [anatomy((6, 80, 80), 40 * 4**i, seed=i) for i in range(3)]
+    arrays = [anatomy((6, 80, 80), 900, seed=8), *directions, anatomy((6, 80, 80), 200, seed=9)]
+    four_dimensional(tmp_path / "dwi.nii.gz", arrays, b_values)
+    result = read_study(tmp_path)
+    product = np.prod([np.maximum(a.astype(float), 1e-3) for a in directions], axis=0)
+    np.testing.assert_allclose(result.hbv.array, np.cbrt(product), rtol=1e-4)
+    np.testing.assert_allclose(result.hbv.geometry.origin, (4.0, -5.0, 6.0), atol=1e-5)
+    assert (result.hbv.geometry.spacing, result.headers["hbv"].b_value) == ((3.0, 1.0, 1.0), 1500)
+    assert result.headers["hbv"].b_values == (0, 1500, 800)
+    assert result.notes == ("dwi.nii.gz: trace image computed from 3 volumes of b1500",)
+
+
+def test_a_nan_in_one_direction_is_mended_in_the_trace_image(tmp_path: Path):
+    arrays = [anatomy((6, 80, 80), 60, seed=i).astype(np.float32) for i in range(3)]
+    arrays[1][2, 40, 40] = np.nan
+    four_dimensional(tmp_path / "dwi.nii", arrays, "1500 1500 1500")
+    result = read_study(tmp_path)
+    beside = [result.hbv.array[2 + z, 40 + y, 40 + x] for z, y, x in (*np.eye(3, dtype=int), *-np.eye(3, dtype=int))]
+    assert result.hbv.array[2, 40, 40] in beside
+    assert any("1 voxel NaN or infinite, replaced" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 348.0])
+def test_a_nan_is_found_where_itk_has_the_voxels_begin(tmp_path: Path, offset: float):
+    array = anatomy((6, 80, 80), 300).astype(np.float32)
+    array[2, 40, 40] = np.nan
+    image = sitk.GetImageFromArray(array)
+    sitk.WriteImage(image, str(tmp_path / "t2w.nii"))
+    content = (tmp_path / "t2w.nii").read_bytes()
+    at = struct.pack("<f", offset)
+    (tmp_path / "t2w.nii").write_bytes(content[:108] + at + content[112:348] + content[352:])
+    result = read_study(tmp_path)
+    assert result.t2w.array[2, 40, 40] > 100, "a neighbour's value, not the 0 that ITK makes of it"
+    same = np.ones(array.shape, bool)
+    same[2, 40, 40] = False
+    np.testing.assert_array_equal(result.t2w.array[same], array[same])
+    assert result.notes == ("t2w.nii (T2W): 1 voxel NaN or infinite, replaced by the nearest finite value",)
+
+
 FLIPPED = (-1, 0, 0, 0, -1, 0, 0, 0, -1)
 TILTED = (0.9848078, -0.1631759, -0.0593912, 0.1736482, 0.9254166, 0.3368241, 0, -0.3420201, 0.9396926)
 
@@ -193,9 +243,37 @@ def test_shifting_moves_one_sequence_and_says_so(three):
     np.testing.assert_array_equal(moved.adc.array, three.adc.array)
     assert moved.hbv is three.hbv
     assert moved.t2w is three.t2w
-    assert moved.inputs == three.inputs, "provenance names what was read"
     assert moved.notes[-1] == "ADC moved by hand: +2.0 mm left, +0.0 mm back, -1.5 mm up"
     assert three.with_shift("adc", (0, 0, 0)) is three
+
+
+def test_the_record_of_a_shifted_sequence_is_that_of_where_it_lies(three):
+    moved = three.with_shift("adc", (2.0, 0.0, -1.5))
+    assert [r.sha256 for r in moved.inputs] == [moved.volume(r.role).sha256 for r in moved.inputs]
+    changed = {m.role for t, m in zip(three.inputs, moved.inputs, strict=True) if t != m}
+    assert changed == {"adc"}
+    assert [(r.role, r.name, r.series_uid) for r in moved.inputs] == [
+        (r.role, r.name, r.series_uid) for r in three.inputs
+    ]
+    assert moved.with_shift("adc", (-2.0, 0.0, 1.5)).inputs == three.inputs
+
+
+def test_a_shift_takes_its_note_on_the_overlap_along(three):
+    def said(study):
+        return [n for n in study.notes if "overlap only in part" in n]
+
+    away = three.with_shift("adc", (40.0, 0.0, 0.0))
+    assert said(away) == list(check_geometry(away).notes)
+    assert len(said(away)) == 1
+    other = away.with_shift("hbv", (0.0, 38.0, 0.0))
+    assert said(other) == [*said(away), *(n for n in check_geometry(other).notes if n.startswith("high-b"))]
+    further = away.with_shift("adc", (5.0, 0.0, 0.0))
+    assert said(further) == list(check_geometry(further).notes) != said(away)
+    back = further.with_shift("adc", (-45.0, 0.0, 0.0))
+    assert said(back) == []
+    assert [n for n in back.notes if "moved by hand" in n] == [
+        f"ADC moved by hand: {mm:+.1f} mm left, +0.0 mm back, +0.0 mm up" for mm in (40, 5, -45)
+    ]
 
 
 def test_the_frame_and_absent_sequences_cannot_be_moved(three, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,12 @@ def geometries(draw: st.DrawFn) -> Geometry:
     flips = draw(st.tuples(*[st.sampled_from((1.0, -1.0))] * 3))
     matrix = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * np.asarray(flips)
     return Geometry(shape, spacing, origin, tuple(matrix.ravel()))
+
+
+@pytest.mark.parametrize("origin", [(0.0, float("nan"), 0.0), (float("inf"), 0.0, 0.0), (0.0, 0.0)])
+def test_a_place_is_three_finite_numbers(origin):
+    with pytest.raises(ValueError, match="origin must be three finite millimetre values"):
+        Geometry((4, 5, 6), (3.0, 1.0, 1.0), origin)
 
 
 @given(geometries(), st.tuples(*[st.floats(-20, 20)] * 3))

@@ -5,6 +5,7 @@ Most tests run a child without a network (``worker_stub``): the protocol and the
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from MedRationaleLogic.inference.worker import (
     WorkerError,
     python_executable,
 )
-from MedRationaleLogic.inference.worker_child import Model, Tail
+from MedRationaleLogic.inference.worker_child import Messages, Model, Tail
 from MedRationaleLogic.model.bundle import Bundle, BundleError
 from Testing.study_factory import CENTER
 from Testing.unit.case.fake_explainer import FakeExplainer
@@ -390,6 +391,56 @@ def test_a_torn_line_is_kept_until_it_is_complete(tmp_path: Path):
         assert tail.read() == []
         stream.write(b"\nnot json\n[1]\n{}\n")
         assert tail.read() == [{"b": "ä"}, {}]
+
+
+def test_a_message_that_is_written_in_parts_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+    messages, tail = Messages(tmp_path), Tail(tmp_path / "messages.jsonl")
+    messages.tell("done", id=7, result="result-7")
+    messages.tell("heartbeat", waiting=0)
+    assert tail.read() == [
+        {"kind": "done", "id": 7, "result": "result-7"}, {"kind": "heartbeat", "waiting": 0},
+    ]  # fmt: skip
+    messages.close()
+
+
+@pytest.mark.parametrize("taken", [0, 30])
+def test_a_message_that_a_full_disk_cuts_short_is_told_and_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int
+):
+    write, room = os.write, [taken]
+
+    def nearly_full(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(file, data[: room[0]])
+        room[0] -= written
+        return written
+
+    messages, tail = Messages(tmp_path), Tail(tmp_path / "messages.jsonl")
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", nearly_full)
+        with pytest.raises(OSError, match="No space left"):
+            messages.tell("done", id=7, result="result-7")
+        with pytest.raises(OSError, match="No space left"):
+            messages.tell("heartbeat", waiting=0)
+        full.setattr(os, "write", lambda file, data: 0)
+        with pytest.raises(OSError, match="No space left"):
+            messages.tell("heartbeat", waiting=0)
+    assert tail.read() == []
+    messages.tell("failed", id=7)
+    messages.tell("heartbeat", waiting=1)
+    assert tail.read() == [{"kind": "failed", "id": 7}, {"kind": "heartbeat", "waiting": 1}]
+    messages.close()
+
+
+def test_who_speaks_after_a_message_that_was_cut_short_is_heard(tmp_path: Path):
+    (tmp_path / "messages.jsonl").write_bytes(b'{"kind": "heartbeat"}\n{"kind": "done", "i')  # the child was killed
+    messages = Messages(tmp_path)
+    messages.tell("ended", text="killed")
+    messages.close()
+    assert Tail(tmp_path / "messages.jsonl").read() == [{"kind": "heartbeat"}, {"kind": "ended", "text": "killed"}]
 
 
 def test_the_interpreter_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
