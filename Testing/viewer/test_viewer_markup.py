@@ -105,8 +105,13 @@ class Desk:
 
     def set(self, key: str, **changes: Any) -> None:
         """Change a part of the state, in the browser only."""
+        # what the page itself sees to before it first changes its own state
         self.page.evaluate(
-            "([key, changes]) => window.trame.state.set(key, {...window.trame.state.get(key), ...changes})",
+            """([key, changes]) => {
+              const all = window.trame.state, own = all.get("trame__client_only") ?? [];
+              if (key === "ui" && !own.includes(key)) all.state.trame__client_only = [...own, key];
+              return all.set(key, { ...all.get(key), ...changes });
+            }""",
             [key, changes],
         )
 
