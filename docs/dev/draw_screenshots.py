@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
     args = parser.parse_args()
 
+    args.output.mkdir(parents=True, exist_ok=True)
     from Testing.bench.bench import Bench, click_through
 
     with tempfile.TemporaryDirectory() as folder, Bench((1500, 940)) as bench:
