@@ -39,6 +39,7 @@ CENTER = (12.0, -8.0, 25.0)
 GLAND_RADII = (24.0, 17.0, 18.0)
 TZ_RADII = (14.0, 10.0, 13.0)
 TZ_OFFSET = (0.0, -4.0, 1.0)
+THRESHOLDS = {"lesion_peak": 0.3, "evidence": 0.5, "suspicion": 0.4}
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 Readings = Mapping[str, Mapping[str, float]]
@@ -258,7 +259,8 @@ def _lesion(
     readings = {a: v for a, v in region.readings.items() if lexicon.load().attribute(a).sequence in study.roles}
     terms = tuple((a, 0.2 * max(v.values())) for a, v in readings.items())
     residual = 0.25
-    parts = SuspicionParts(region.suspicion, -1.0, terms, residual, residual / (residual + sum(t for _, t in terms)))
+    share = residual / (residual + sum(t for _, t in terms))
+    parts = SuspicionParts(region.suspicion, -1.0, terms, residual, share, THRESHOLDS["suspicion"])
     built = rationale.build(
         rationale.Findings(
             zone_shares=measures.zone_shares,
@@ -309,7 +311,7 @@ def _provenance(study: Study, name: str) -> Provenance:
         },
         lexicon_version=lexicon.load().version,
         software_version="0.1.0",
-        thresholds={"lesion_peak": 0.3, "evidence": 0.5, "suspicion": 0.4},
+        thresholds=THRESHOLDS,
         device="cpu",
         precision="float32",
         seconds={"reading T2W": 0.4, "measuring": 0.2},

@@ -18,7 +18,7 @@ import binascii
 import re
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
@@ -375,17 +375,24 @@ def explanation_to_json(explanation: Explanation, store: ImageStore, prefix: str
 def explanation_from_json(data: Json, store: ImageStore, study: Study) -> Explanation:
     """The inverse of :func:`explanation_to_json`, of this study; its evidence has no fields yet."""
     gland = data["gland"]
+    provenance = Provenance.from_dict(data["provenance"])
+    threshold = provenance.thresholds.get("suspicion")
+    lesions = (
+        replace(x, suspicion=replace(x.suspicion, threshold=threshold))
+        if x.suspicion is not None and x.suspicion.threshold is None else x  # of before a region knew it
+        for x in lesions_from_json(data["lesions"], store)
+    )  # fmt: skip
     return Explanation(
         study=study,
         zones=store.get(data["images"]["zones"]),
         lesion_probability=store.get(data["images"]["lesion_probability"]),
-        lesions=lesions_from_json(data["lesions"], store),
+        lesions=tuple(lesions),
         dropped=tuple(Dropped(**{**d, "center": tuple(d["center"])}) for d in data["dropped"]),
         evidence=EvidenceMaps({}, study.frame.geometry, data["evidence"]["threshold"]),
         gland=None if gland is None else measure.GlandSize.from_dict(gland),
         quality=tuple(QualityFlag.from_dict(flag) for flag in data["quality"]),
         flags=tuple(f for f in data["flags"] if not f.startswith(DISAGREEMENT)),
-        provenance=Provenance.from_dict(data["provenance"]),
+        provenance=provenance,
     )
 
 

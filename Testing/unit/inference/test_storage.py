@@ -107,6 +107,16 @@ def test_an_explanation_comes_back_to_the_bit(tmp_path: Path, kind: str):
     assert (back.gland, back.quality, back.provenance) == (made.gland, made.quality, made.provenance)
 
 
+def test_regions_of_before_they_knew_the_threshold_have_that_of_the_provenance():
+    explanation = make_explanation()
+    store = Inline()
+    data = explanation_to_json(explanation, store, "")
+    for region in data["lesions"]:
+        del region["suspicion"]["threshold"]
+    back = explanation_from_json(data, Inline(store.records, "text"), explanation.study)
+    assert [x.suspicion for x in back.lesions] == [x.suspicion for x in explanation.lesions]
+
+
 @pytest.mark.parametrize("kind", STORES)
 def test_the_same_image_is_kept_once(tmp_path: Path, kind: str):
     volume = make_explanation(**SMALL).zones
