@@ -436,7 +436,7 @@ class Case:
             ValueError: no such step, or an answer that it cannot have.
         """
         name, one = self._begin(reader), self._lesion(lesion)
-        if isinstance(answer, Integral):
+        if isinstance(answer, Integral) and not isinstance(answer, bool):
             answer = int(answer)  # of numpy, as an array of labels gives them
         changed = replace(one, rationale=one.rationale.override(step, answer, name))
         self._exchange("override", name, changed, f"{step} = {answer}")

@@ -303,7 +303,7 @@ class Explanation:
 
     @property
     def all_flags(self) -> tuple[str, ...]:
-        """What holds for the study, and first of all which categories no reader should take at their word."""
+        """What holds for the study, and of which regions no reader should take the category at its word."""
         numbers = [str(x.number) for x in self.lesions if NO_RATIONALE in x.consistency]
         if not numbers:
             return self.flags
