@@ -483,6 +483,7 @@ def test_nothing_found_is_category_1_only_where_diffusion_shows_the_gland(shift,
 def test_numbers_of_numpy_are_plain_numbers_and_what_cannot_be_logged_does_not_happen():
     case = opened()
     case.select(np.int64(1))
+    assert type(case.selection.lesion) is int
     case.override(np.uint8(2), "t2w.score", np.int64(4), READER)
     case.merge(np.array([1, 2]), READER)
     case.undo()
