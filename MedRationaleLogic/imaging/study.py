@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from MedRationaleLogic.imaging import files as image_files
 from MedRationaleLogic.imaging.acquisition import (
     HIGH_B,
+    LOWEST_USABLE_HIGH_B,
     ROLE_NAMES,
     ROLES,
     AcquisitionHeader,
@@ -321,7 +322,7 @@ def _checked_study(name: str, parts: _Parts, psa: float | None) -> Study:
         parts.volumes["adc"] = found.with_array(values)
         if note:
             parts.notes.append(note)
-    _note_high_b(parts)
+    _check_high_b(parts)
     study = Study(
         name=name,
         t2w=parts.volumes.get("t2w"),
@@ -484,12 +485,19 @@ def _read_given(source: Path, role: Role, parts: _Parts) -> None:
     _take_file(file, SeriesChoice(role, file.label, "given by role"), (), parts)
 
 
-def _note_high_b(parts: _Parts) -> None:
+def _check_high_b(parts: _Parts) -> None:
+    """Notes a b-value that is unknown or under PI-RADS's; refuses one that shows no diffusion, though asked for it."""
     header = parts.headers.get("hbv")
     if header is None or "hbv" not in parts.volumes:
         return
     if header.b_value is None:
         parts.notes.append("high-b: the b-value is not known from the input")
+    elif header.b_value < LOWEST_USABLE_HIGH_B:
+        raise StudyError(
+            f"{parts.volumes['hbv'].name}: b{header.b_value:.0f} shows perfusion and T2 more than diffusion and cannot "
+            f"stand for high-b; give an image of b{HIGH_B:.0f} or more (b{LOWEST_USABLE_HIGH_B:.0f} the least), or the "
+            "study without it"
+        )
     elif header.b_value < HIGH_B:
         parts.notes.append(f"high-b: b{header.b_value:.0f} is below the {HIGH_B:.0f} s/mm2 that PI-RADS v2.1 asks for")
 

@@ -66,24 +66,22 @@ APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY",
 OWN_ERRORS: Final = ("StudyError", "BundleError", "DeviceError", "ExplainCancelledError", "StorageError", "ValueError")
 
 
-class Messages:
-    """The child's voice in a room: whole lines, from any thread."""
+class Lines:
+    """JSON objects as whole lines at the end of a file, from any thread; what failed spoils no other line."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = os.open(folder / MESSAGES, APPEND, 0o600)
-        self._lock = threading.Lock()
-        self._torn = os.fstat(self._file).st_size > 0  # whoever spoke here before may have been cut short
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, APPEND, 0o600)
+        self._lock = threading.RLock()
+        self._torn = os.fstat(self._file).st_size > 0  # whoever wrote here before may have been cut short
 
-    def tell(self, kind: str, **more: Any) -> None:
-        """Append one message, after what a failed one may have left of itself.
+    def write(self, data: Json) -> None:
+        """Append one object, after what a failed one may have left of itself.
 
         Raises:
-            OSError: it could not be written, or not all of it, as on a full disk.
+            OSError: it could not be written, or not all of it, as on a full disk; the file is closed.
         """
-        line = json.dumps({"kind": kind, **more}).encode() + b"\n"
+        line = json.dumps(data).encode() + b"\n"
         with self._lock:
-            if self._file < 0:
-                return
             rest = b"\n" + line if self._torn else line
             self._torn = True
             while rest:  # a disk that is nearly full takes a part of it, and says so only when asked for the rest
@@ -94,11 +92,28 @@ class Messages:
             self._torn = False
 
     def close(self) -> None:
-        """Say no more."""
+        """Write no more."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
             self._file = -1
+
+
+class Messages(Lines):
+    """The child's voice in a room."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / MESSAGES)
+
+    def tell(self, kind: str, **more: Any) -> None:
+        """Append one message; after the end, none.
+
+        Raises:
+            OSError: it could not be written, or not all of it, as on a full disk.
+        """
+        with self._lock:
+            if self._file >= 0:
+                self.write({"kind": kind, **more})
 
 
 class Tail:

@@ -12,7 +12,6 @@ is a study's name and its series, not the patient's ID; nothing of it is logged.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from MedRationaleLogic.inference.worker_child import CLOSE, COMMANDS, HELLO, LOG, MESSAGES, OWNER, Tail
+from MedRationaleLogic.inference.worker_child import CLOSE, COMMANDS, HELLO, LOG, MESSAGES, OWNER, Lines, Tail
 
 __all__ = ["Child", "Guest", "Link", "WorkerError", "end_all", "python_executable", "sweep"]
 
@@ -100,7 +99,7 @@ class Link(ABC):
         self.files: set[str] = set()
         self._tail = Tail(folder / MESSAGES)
         self._listened = time.monotonic()
-        self._commands = (folder / COMMANDS).open("ab", buffering=0)
+        self._commands = Lines(folder / COMMANDS)
 
     @property
     @abstractmethod
@@ -118,8 +117,12 @@ class Link(ABC):
         return "starting" if self.ready is not None else "loading the network"
 
     def send(self, command: Json) -> None:
-        """Give a command."""
-        self._commands.write(json.dumps(command).encode() + b"\n")
+        """Give a command.
+
+        Raises:
+            OSError: it could not be written, or not all of it, as on a full disk.
+        """
+        self._commands.write(command)
 
     def listen(self) -> list[Json]:
         """Messages since the last call."""

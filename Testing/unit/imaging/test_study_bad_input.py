@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import SimpleITK as sitk
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import JPEGLSLossless, generate_uid
 
-from MedRationaleLogic.imaging.study import StudyError, read_study
+from MedRationaleLogic.imaging.acquisition import AcquisitionHeader
+from MedRationaleLogic.imaging.study import StudyError, read_study, study_from_volumes
+from MedRationaleLogic.imaging.volume import Volume
 from Testing.dicom_factory import CT_IMAGE, OBLIQUE, DicomStudy, anatomy, put_pixels
 
 
@@ -244,6 +247,18 @@ def test_four_dimensional_of_low_b_values(tmp_path: Path, b_values: str, found: 
     (tmp_path / "dwi.bval").write_text(b_values)
     for inputs in ({"path": tmp_path}, {"hbv": path}):
         refused(f"dwi.nii.gz: no high-b image among {found};", "b1400 or more", "b500 the least", "give", **inputs)
+
+
+def test_low_b_value_given_as_high_b(tmp_path: Path):
+    """Found by itself it would never be offered; a caller who names it has mistaken one file for another."""
+    path = write(tmp_path / "dwi_b50.nii.gz", t2w_array())
+    refused("dwi_b50.nii.gz: b50 shows perfusion", "b1400 or more (b500 the least)", "without it", hbv=path)
+    volume = Volume.from_sitk(sitk.ReadImage(str(path)), "dwi")
+    header = AcquisitionHeader(role="hbv", b_value=499.0)
+    with pytest.raises(StudyError, match="dwi: b499 shows perfusion"):
+        study_from_volumes("case", {"hbv": volume}, headers={"hbv": header})
+    least = study_from_volumes("case", {"hbv": volume}, headers={"hbv": replace(header, b_value=500.0)})
+    assert "high-b: b500 is below the 1400 s/mm2 that PI-RADS v2.1 asks for" in least.notes
 
 
 def test_colour_image(tmp_path: Path):

@@ -34,6 +34,7 @@ from MedRationaleLogic.inference.worker import (
     python_executable,
 )
 from MedRationaleLogic.inference.worker_child import Messages, Model, Tail
+from MedRationaleLogic.inference.worker_link import Guest
 from MedRationaleLogic.model.bundle import Bundle, BundleError
 from Testing.study_factory import CENTER
 from Testing.unit.case.fake_explainer import FakeExplainer
@@ -433,6 +434,25 @@ def test_a_message_that_a_full_disk_cuts_short_is_told_and_spoils_no_other(
     messages.tell("heartbeat", waiting=1)
     assert tail.read() == [{"kind": "failed", "id": 7}, {"kind": "heartbeat", "waiting": 1}]
     messages.close()
+
+
+def test_a_command_that_a_full_disk_cuts_short_is_told_to_who_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    guest = Guest(rooms)
+    tail, write = Tail(guest.folder / "commands.jsonl"), os.write
+    with monkeypatch.context() as parts:
+        parts.setattr(os, "write", lambda file, data: write(file, data[:5]))
+        guest.send({"do": "explain", "id": 1})
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda file, data: write(file, data[:9]) if len(data) > 12 else 0)
+        with pytest.raises(OSError, match="No space left"):
+            guest.send({"do": "explain", "id": 2})
+    guest.send({"do": "forget", "key": "a"})
+    assert tail.read() == [{"do": "explain", "id": 1}, {"do": "forget", "key": "a"}]
+    guest.end()
+    with pytest.raises(OSError, match="file descriptor"):
+        guest.send({"do": "explain", "id": 3})
 
 
 def test_who_speaks_after_a_message_that_was_cut_short_is_heard(tmp_path: Path):
