@@ -1,7 +1,9 @@
-"""A cohort: every study of a folder or of a table explained in turn, each into a result folder of its own.
+"""A cohort: every study of a folder or of a table explained, each into a result folder of its own.
 
     summary = run("studies", "results")              # a folder whose sub-folders are studies
     summary = run("cohort.csv", "results")           # a table with columns among case, study, t2w, adc, hbv, psa
+    summary = run("studies", "results", jobs=4)      # four at once, each in a process of its own
+    summary = run("studies", "results", executor=e)  # by whatever is a concurrent.futures.Executor, as Dask's
 
 | in the output folder | what |
 |---|---|
@@ -22,19 +24,23 @@ import errno
 import io
 import json
 import logging
+import multiprocessing
 import os
-import re
-import unicodedata
-from collections import Counter
+import pickle
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from MedRationaleLogic.batch_source import COLUMNS, FAILURES, SUMMARY, BatchError, Failure, Job, home, read_source
 from MedRationaleLogic.export.files import EVIDENCE, EXPLANATION, REPORT, ResultsError, write_results
 from MedRationaleLogic.export.json_document import FORMAT
-from MedRationaleLogic.imaging import files as image_files
-from MedRationaleLogic.imaging.acquisition import ROLES, StudyError, count
+from MedRationaleLogic.imaging.acquisition import StudyError, count
 from MedRationaleLogic.imaging.study import Study, read_study
 from MedRationaleLogic.inference.explanation import NOTICE
 
@@ -43,73 +49,21 @@ if TYPE_CHECKING:
     from MedRationaleLogic.inference.device import Device
     from MedRationaleLogic.inference.explainer import Cancelled, Progress
 
-__all__ = ["BatchError", "BatchSummary", "Failure", "Job", "read_source", "run"]
+__all__ = ["COLUMNS", "BatchError", "BatchSummary", "Failure", "Job", "read_source", "run"]
 
-SUMMARY: Final = "summary.csv"
-FAILURES: Final = "failures.csv"
-COLUMNS: Final = ("case", "study", *ROLES, "psa")
-"""What a table may have; at least one of study, t2w, adc and hbv."""
 SUMMARY_COLUMNS: Final = (
     "case", "result", "sequences", "case_category", "region", "category", "category_reachable", "zone", "sectors",
     "size_mm", "volume_ml", "t2w", "dwi", "dce", "suspicion", "flags", "gland_ml", "psa_ng_ml", "psa_density",
     "case_flags", "seconds", "bundle", "notice",
 )  # fmt: skip
 FAILURE_COLUMNS: Final = ("case", "where", "kind", "reason")
-LONGEST_NAME: Final = 80
-"""Characters of a case's folder; with the results below it, a path of 260 characters still has room on Windows."""
-
-Kind = Literal["table", "study", "output", "memory", "unexpected", "passed over"]
 Json = dict[str, Any]
 
 _FILES: Final = (EXPLANATION, "zones.nii.gz", "lesions.nii.gz", REPORT, "report.txt")
-_RESERVED: Final = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _FORMULA: Final = ("=", "+", "-", "@")
 _FULL: Final = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 _log = logging.getLogger(__name__)
-
-
-class BatchError(StudyError):
-    """The source is no cohort: not a folder or table, an unknown column, nothing in it; the text says what to do."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One case that is to be explained.
-
-    Attributes:
-        case: its name, which is that of its result folder.
-        where: the row of the table or the sub-folder, in words.
-        study: a folder or file that :func:`~MedRationaleLogic.imaging.study.read_study` reads, or None.
-        files: by role, what wins over ``study``.
-        psa: ng/mL.
-        problem: why it cannot be explained, found before anything was read; None for a job that can be tried.
-    """
-
-    case: str
-    where: str
-    study: Path | None = None
-    files: Mapping[str, Path] = field(default_factory=dict)
-    psa: float | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Something that has no result, and why.
-
-    Attributes:
-        case: its name, or that of a sub-folder that was passed over.
-        where: the row of the table or the sub-folder, in words.
-        kind: "table" (a bad row), "study" (its images), "output" (its result folder), "memory", "unexpected" (a fault
-            of the program), or "passed over" (a sub-folder that is no study).
-        reason: in words, with what to do.
-    """
-
-    case: str
-    where: str
-    kind: Kind
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -158,6 +112,8 @@ def run(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
     overwrite: bool = False,
+    jobs: int = 1,
+    executor: Executor | None = None,
 ) -> BatchSummary:
     """Explain every study of a folder or a table.
 
@@ -168,47 +124,53 @@ def run(
         output: made if it is not there. Case ``c`` goes to ``output/c``; nothing else in it is touched but the tables.
         bundle: name or folder of a bundle; the default one if None. Not with ``explainer``.
         device: "auto", "cpu" or "cuda". Not with ``explainer``.
-        explainer: what runs the network: in process or in a worker.
-        progress: called with (share done 0..1, "2 of 9, case: stage").
-        cancelled: asked between cases and before each stage; True ends the run, and what is done stays.
+        explainer: what runs the network: in process or in a worker. Not with ``jobs`` or ``executor``.
+        progress: called with (share done 0..1, "2 of 9, case: stage"); where several are explained at once, when one
+            of them has ended.
+        cancelled: asked between cases and, where one is explained after the other, before each stage; True ends the
+            run, and what is done stays. Cases that others are explaining already are waited for.
         overwrite: also explain the cases that have a complete result already.
+        jobs: cases at once, each in a process of its own with its share of the cores. A script that asks for more than
+            one needs ``if __name__ == "__main__":``, as everything that starts processes by :mod:`multiprocessing`.
+        executor: explains the cases instead, as many at once as it likes; it stays open. Its processes must have this
+            package and the bundle, and see source and output under the same paths.
 
     Returns:
         what became of each case.
 
     Raises:
-        BatchError: the source is no cohort.
+        ValueError: ``jobs`` is less than 1, or more than one of ``explainer``, ``jobs`` and ``executor`` is given.
+        BatchError: the source is no cohort; or a process ended in the middle of a case.
         BundleError, DeviceError, ImportError: the network cannot run, for whichever case.
         ResultsError: the output folder cannot be written, or the disk is full; what is done stays.
         KeyboardInterrupt: Ctrl-C; what is done stays, and the tables are whole.
     """
-    place = _home(output).resolve()
-    jobs, passed_over = read_source(source, output=place)
+    if jobs < 1 or (explainer is not None) + (executor is not None) + (jobs > 1) > 1:
+        raise ValueError("give jobs of 1 or more, or one explainer, or one executor")
+    place = home(output).resolve()
+    cases, passed_over = read_source(source, output=place)
     network = _Network(explainer, bundle, device)
-    made_with = network.bundle_sha256()
-    tables = _Tables(place, jobs, passed_over)
+    order = _Order(network.bundle_sha256(), bundle, device, overwrite)
+    tables = _Tables(place, cases, passed_over)
     tables.write(strict=True)
-    pace = _Pace(len(jobs), progress, cancelled)
+    pace = _Pace(len(cases), progress, cancelled)
     try:
-        for number, job in enumerate(jobs, 1):
-            if pace.stop():
-                break
-            pace.begin(number, job)
-            try:
-                tables.outcome(job, _explain(job, place / job.case, network, made_with, pace, overwrite))
-            except (_Stopped, KeyboardInterrupt):
-                raise
-            except Exception as error:
-                if _of_the_network(error, network):
-                    raise
-                tables.failed(job, _failure(job, error))
-                # neither text nor name: both may hold a patient's
-                _log.warning("case %d of %d failed: %s", number, len(jobs), type(error).__name__)
-                if _disk_full(error):
-                    raise ResultsError(_full_text(number - 1, len(jobs))) from error
-            tables.write()
-    except _Stopped:
-        pass
+        with _pool(min(jobs, len(cases)), executor) as pool:
+            ended = _in_turn(cases, place, network, order, pace)
+            if pool is not None:
+                ended = _at_once(cases, place, pool, order, pace)
+            for told, (number, outcome) in enumerate(ended):
+                if isinstance(outcome.result, Exception):
+                    raise outcome.result
+                if not isinstance(outcome.result, Failure):
+                    tables.outcome(cases[number], outcome.result)
+                else:
+                    tables.failed(cases[number], outcome.result)
+                    # neither text nor name: both may hold a patient's
+                    _log.warning("case %d of %d failed: %s", number + 1, len(cases), outcome.fault)
+                    if outcome.disk_full:
+                        raise ResultsError(_full_text(told, len(cases)))
+                tables.write()
     finally:
         tables.write()
     summary = tables.summary()
@@ -217,7 +179,116 @@ def run(
     return summary
 
 
+def _in_turn(
+    cases: Sequence[Job], place: Path, network: _Network, order: _Order, pace: _Pace
+) -> Iterator[tuple[int, _Outcome]]:
+    """One case after the other, here: its number from 0, and what became of it."""
+    for number, job in enumerate(cases):
+        if pace.stop():
+            return
+        pace.begin(number + 1, job)
+        try:
+            outcome = _attempt(job, place / job.case, network, order, pace)
+        except _Stopped:
+            return
+        yield number, outcome
+
+
+def _at_once(
+    cases: Sequence[Job], place: Path, pool: Executor, order: _Order, pace: _Pace
+) -> Iterator[tuple[int, _Outcome]]:
+    """Many cases, wherever the pool runs them: the number from 0 of each that has ended, and what became of it.
+
+    Raises:
+        BatchError: a process ended in the middle of a case.
+    """
+    begun = {pool.submit(_attempt_here, job, place / job.case, order): number for number, job in enumerate(cases)}
+    told = 0
+    try:
+        for future in as_completed(begun):
+            if pace.stop():
+                for other in begun:
+                    other.cancel()
+            if future.cancelled():
+                continue
+            outcome = future.result()
+            told, number = told + 1, begun[future]
+            pace.begin(told, cases[number])
+            pace.stage(1.0, outcome.said)
+            yield number, outcome
+    except BrokenExecutor as error:
+        raise BatchError(
+            "a process ended in the middle of a case, as when memory is short; what is done stays: run again with "
+            "fewer jobs"
+        ) from error
+    finally:
+        for future in begun:
+            future.cancel()
+
+
+@contextmanager
+def _pool(jobs: int, executor: Executor | None) -> Iterator[Executor | None]:
+    """The caller's executor, or as many processes as jobs, ended afterwards; None for one job, which needs none."""
+    if executor is not None or jobs < 2:
+        yield executor
+        return
+    from MedRationaleLogic.inference.worker_link import python_executable
+
+    context = multiprocessing.get_context("spawn")  # PyTorch's threads do not survive a fork
+    context.set_executable(python_executable())  # inside Slicer, sys.executable is Slicer
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ProcessPoolExecutor(jobs, context, _begin_process, (max(1, cores // jobs),))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_process(threads: int) -> None:
+    """In a process of a pool, before its first case."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process says what happens
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read by PyTorch when it is imported
+
+
 # ------------------------------------------------------------------------------------------------------------- one case
+
+
+@dataclass(frozen=True)
+class _Order:
+    """How each case is to be explained: what goes to the process that does it.
+
+    Attributes:
+        made_with: SHA-256 of the bundle's weights.
+        bundle, device, overwrite: as for :func:`run`.
+    """
+
+    made_with: str
+    bundle: str | None
+    device: Device
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one case: what comes back from the process that did it.
+
+    Attributes:
+        result: "explained", "skipped" where its result was there already, why it has none, or, from another process,
+            the error that no other case could escape either.
+        fault: a failure's type, which names nobody.
+        disk_full: whether it failed for want of room.
+    """
+
+    result: Literal["explained", "skipped"] | Failure | Exception
+    fault: str = ""
+    disk_full: bool = False
+
+    @property
+    def said(self) -> str:
+        """What progress tells."""
+        if not isinstance(self.result, str):
+            return "failed"
+        return "already there" if self.result == "skipped" else self.result
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -281,9 +352,61 @@ class _Network:
         return self._explainer
 
 
-def _explain(
-    job: Job, target: Path, network: _Network, made_with: str, pace: _Pace, overwrite: bool
-) -> Literal["done", "skipped"]:
+@lru_cache(maxsize=1)
+def _network_here(order: _Order) -> _Network:
+    """This process's network, for the order that it works on.
+
+    Raises:
+        BundleError: there is no such bundle here, or it is another one.
+    """
+    network = _Network(None, order.bundle, order.device)
+    if network.bundle_sha256() != order.made_with:
+        from MedRationaleLogic.model.bundle import BundleError
+
+        raise BundleError("a process has another bundle of that name than the one that began the run; install the same")
+    return network
+
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""An executor may give two cases to two threads of one process: they share its network."""
+
+
+def _attempt_here(job: Job, target: Path, order: _Order) -> _Outcome:
+    """Explain one case in a process that is not the caller's; raises nothing, since not every error can be sent."""
+    with _ONE_AT_A_TIME:
+        try:
+            return _attempt(job, target, _network_here(order), order, _Pace(1, None, None))
+        except Exception as error:
+            return _Outcome(_as_can_be_sent(error))
+
+
+def _as_can_be_sent(error: Exception) -> Exception:
+    """The error itself, or one that says the same, without what it was raised from."""
+    try:
+        again = pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever an error's own making raises
+        again = None
+    return again if isinstance(again, type(error)) else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _attempt(job: Job, target: Path, network: _Network, order: _Order, pace: _Pace) -> _Outcome:
+    """Explain one case, unless its result is there, and say what became of it.
+
+    Raises:
+        _Stopped: the caller asked to stop.
+        Exception: what no other case could escape either.
+    """
+    try:
+        return _Outcome(_explain(job, target, network, order, pace))
+    except _Stopped:
+        raise
+    except Exception as error:
+        if _of_the_network(error, network):
+            raise
+        return _Outcome(_failure(job, error), type(error).__name__, _disk_full(error))
+
+
+def _explain(job: Job, target: Path, network: _Network, order: _Order, pace: _Pace) -> Literal["explained", "skipped"]:
     """Explain one case, unless its result is there.
 
     Raises:
@@ -294,7 +417,7 @@ def _explain(
         raise BatchError(job.problem)
     pace.stage(0.0, "reading the study")
     study = _read(job)
-    if not overwrite and _is_result_of(target, study, made_with):
+    if not order.overwrite and _is_result_of(target, study, order.made_with):
         pace.stage(1.0, "already there")
         return "skipped"
     pace.stage(0.1, "loading the model")
@@ -309,7 +432,7 @@ def _explain(
     pace.stage(0.8, "writing the results")
     write_results(explanation, target)
     pace.stage(1.0, "done")
-    return "done"
+    return "explained"
 
 
 def _read(job: Job) -> Study:
@@ -407,14 +530,14 @@ class _Tables:
 
     def __init__(self, folder: Path, jobs: Sequence[Job], passed_over: Sequence[Failure]) -> None:
         self.folder, self.jobs, self.passed_over = folder, tuple(jobs), tuple(passed_over)
-        self._outcome: dict[str, Literal["done", "skipped"]] = {}
+        self._outcome: dict[str, Literal["explained", "skipped"]] = {}
         self._failed: dict[str, Failure] = {}
         self._rows: dict[str, list[Json]] = {}
 
-    def outcome(self, job: Job, outcome: Literal["done", "skipped"]) -> None:
+    def outcome(self, job: Job, outcome: Literal["explained", "skipped"]) -> None:
         self._outcome[job.where] = outcome
         record = _record(self.folder / job.case)
-        word = "new" if outcome == "done" else "kept"
+        word = "new" if outcome == "explained" else "kept"
         self._rows[job.where] = list(_rows(job.case, word, record)) if record is not None else []
 
     def failed(self, job: Job, failure: Failure) -> None:
@@ -427,7 +550,7 @@ class _Tables:
 
         told = self._outcome.keys() | self._failed.keys()
         return BatchSummary(
-            output=self.folder, done=names("done"), skipped=names("skipped"),
+            output=self.folder, done=names("explained"), skipped=names("skipped"),
             failed=tuple(self._failed[job.where] for job in self.jobs if job.where in self._failed),
             passed_over=self.passed_over, pending=tuple(job.case for job in self.jobs if job.where not in told),
             summary=self.folder / SUMMARY, failures=self.folder / FAILURES,
@@ -527,235 +650,3 @@ def _cell(value: object) -> object:
         clean = "".join(c if c.isprintable() else " " for c in value)
         return f"'{clean}" if clean.lstrip().startswith(_FORMULA) else clean
     return "" if value is None else value
-
-
-# ----------------------------------------------------------------------------------------------------------- the source
-
-
-def read_source(source: Path | str, *, output: Path | None = None) -> tuple[tuple[Job, ...], tuple[Failure, ...]]:
-    """The cases of a folder or a table, without reading an image.
-
-    Args:
-        source: as for :func:`run`.
-        output: where the results will go; no study is looked for there.
-
-    Returns:
-        the jobs in the order of the rows, or of the sub-folders' names, and the sub-folders that are no study. A job
-        whose row is bad carries its ``problem``.
-
-    Raises:
-        BatchError: neither a folder nor a table; no case in it; an unknown column; not text.
-    """
-    path = _home(source)
-    if not path.exists():
-        raise BatchError(f"{path.name}: there is no such folder or table; give a folder of studies, or a CSV table")
-    if path.is_dir():
-        jobs, passed_over = _from_folder(path.resolve(), output)
-    else:
-        jobs, passed_over = _from_table(path.resolve()), []
-    return tuple(_told_apart(jobs)), tuple(passed_over)
-
-
-def _from_folder(folder: Path, output: Path | None) -> tuple[list[Job], list[Failure]]:
-    if output == folder:
-        raise BatchError(f"{folder.name}: the results cannot go where the studies lie; give another output folder")
-    jobs, passed_over = [], []
-    try:
-        children = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: _natural(p.name))
-        for child in children:
-            reason = _no_study(child, output)
-            if reason is None:
-                jobs.append(_job(child.name, f"folder {child.name}", study=child))
-            else:
-                passed_over.append(Failure(child.name, f"folder {child.name}", "passed over", reason))
-    except OSError as error:
-        raise BatchError(f"{folder.name}: cannot be read ({error.strerror or error}); check its rights") from error
-    if not jobs:
-        advice = "give a folder whose sub-folders are studies, or a table"
-        if any(_may_be_image(p) for p in folder.iterdir() if p.is_file()):
-            advice = f"it is a study itself: explain it by itself, or {advice}"
-        raise BatchError(f"{folder.name}: none of its {count(len(children), 'sub-folder')} is a study; {advice}")
-    return jobs, passed_over
-
-
-def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Case 2 before case 10; the name itself tells apart what reads the same."""
-    parts = [(0, int(p), "") if p.isdecimal() else (1, 0, p.casefold()) for p in re.split(r"(\d+)", name) if p]
-    return parts, name
-
-
-def _no_study(folder: Path, output: Path | None) -> str | None:
-    """Why a sub-folder is passed over, or None for a study."""
-    if folder.name.startswith(".") or folder.name == "__MACOSX":
-        return "a hidden folder"
-    if output is not None and (folder.resolve() == output or output.is_relative_to(folder.resolve())):
-        return "the results go there"
-    if (folder / EXPLANATION).is_file():
-        return "it holds a result of MedRationale"
-    inside = (p for p in folder.rglob("*") if not any(q.startswith(".") for q in p.relative_to(folder).parts))
-    if not any(p.is_file() and _may_be_image(p) for p in inside):
-        return "neither DICOM nor an image file in it"
-    return None
-
-
-def _may_be_image(path: Path) -> bool:
-    """By its name, or by DICOM's mark; a DICOM file without the mark is known by having no ending or a usual one."""
-    if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini"):
-        return False
-    if image_files.is_image_file(path) or path.suffix.lower() in (".dcm", ".ima"):
-        return True
-    try:
-        with path.open("rb") as file:
-            start = file.read(132)
-    except OSError:
-        return True  # a study that may not be read is one that failed, not one that is passed over
-    return start[128:] == b"DICM" or (not path.suffix and len(start) == 132 and b"\0" in start)
-
-
-def _from_table(table: Path) -> list[Job]:
-    if image_files.is_image_file(table):
-        raise BatchError(f"{table.name}: an image, not a table; explain it by itself, or give a folder of studies")
-    text = _text(table)
-    head = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=head.count) if head else ","
-    try:
-        rows = [
-            (reader.line_num, row)
-            for reader in (csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True),)
-            for row in reader
-            if any(cell.strip() for cell in row)
-        ]
-    except csv.Error as error:
-        raise BatchError(f"{table.name}: cannot be read as a table ({error}); save it as CSV again") from error
-    if not rows:
-        raise BatchError(f"{table.name}: the table is empty; its first row names columns: {', '.join(COLUMNS)}")
-    names = [cell.strip().lower() for cell in rows[0][1]]
-    while names and not names[-1]:
-        names.pop()
-    _check_columns(names, table.name)
-    if len(rows) == 1:
-        raise BatchError(f"{table.name}: the table has no row below its header; add a row for each case")
-    return [_from_row(names, row, f"row {line}", table.parent, delimiter) for line, row in rows[1:]]
-
-
-def _text(table: Path) -> str:
-    try:
-        raw = table.read_bytes()
-    except OSError as error:
-        raise BatchError(f"{table.name}: cannot be read ({error.strerror or error}); check its rights") from error
-    marked = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = raw.decode("utf-16" if marked else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BatchError(
-            f"{table.name}: not UTF-8 text (byte {error.start + 1}); save it as 'CSV UTF-8', not as a workbook"
-        ) from error
-    if "\0" in text:
-        raise BatchError(f"{table.name}: not a text table; save it as 'CSV UTF-8', not as a workbook")
-    return text
-
-
-def _check_columns(names: Sequence[str], table: str) -> None:
-    known = f"known are {', '.join(COLUMNS)}"
-    unknown = [name for name in names if name not in COLUMNS]
-    if unknown:
-        shown = ", ".join(repr(name) for name in unknown[:5])
-        raise BatchError(f"{table}: unknown column {shown}; {known}: rename or remove it")
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise BatchError(f"{table}: column {twice[0]!r} stands there twice; keep one")
-    if not set(names) & {"study", *ROLES}:
-        raise BatchError(f"{table}: no column tells where the images are; add study, or t2w, adc and hbv")
-
-
-def _from_row(names: Sequence[str], row: Sequence[str], where: str, folder: Path, delimiter: str) -> Job:
-    cells = [cell.strip() for cell in row]
-    extra = any(cells[len(names) :])
-    values = {name: cell for name, cell in zip(names, cells, strict=False) if cell}
-    psa, problem = _psa(values.get("psa"), delimiter)
-    paths: dict[str, Path] = {}
-    for column in ("study", *ROLES):
-        if column in values:
-            try:
-                paths[column] = folder / _home(values[column])
-            except BatchError as error:  # one row's fault
-                paths[column], problem = folder / values[column], f"{where}: {error}"
-    name = values.get("case") or _name_from(paths)
-    if not paths:
-        problem = f"{where}: names no study and no image; fill in study, or t2w, adc or hbv"
-    if extra:
-        problem = f"{where}: has more cells than the header; put a cell that holds the separator into quotes"
-    study = paths.pop("study", None)
-    return _job(name or where, where, study=study, files=paths, psa=psa, problem=problem)
-
-
-def _home(path: Path | str) -> Path:
-    """A path with its ``~`` spelt out.
-
-    Raises:
-        BatchError: it is the home of nobody.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise BatchError(f"{Path(path).parts[0]}: there is no home folder of that name; write the path out") from error
-
-
-def _name_from(paths: Mapping[str, Path]) -> str:
-    """A case's name where no column gives one: the study folder's, else the first file's without its ending."""
-    first = next(iter(paths.values()), None)
-    if first is None:
-        return ""
-    return image_files.stem(first) if image_files.is_image_file(first) else first.resolve().name
-
-
-def _psa(text: str | None, delimiter: str) -> tuple[float | None, str | None]:
-    """A PSA and what is wrong with it; a comma may be the decimal point where it is not the separator."""
-    if text is None:
-        return None, None
-    plain = text.replace(",", ".") if delimiter != "," else text
-    try:
-        value = float(plain)
-    except ValueError:
-        value = 0.0
-    if 0.0 < value < float("inf"):
-        return value, None
-    return None, f"PSA {text!r} is not a positive number in ng/mL; correct it or leave the cell empty"
-
-
-def _job(name: str, where: str, *, problem: str | None = None, **more: Any) -> Job:
-    """A job under a name that is a folder's on every system; a name that leads elsewhere is a problem."""
-    refused = _refused(name)
-    return Job(_safe(name), where, problem=problem or refused, **more)
-
-
-def _refused(name: str) -> str | None:
-    parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
-    if ".." in parts or "/" in name or "\\" in name or name.strip() in (".", ""):
-        return f"case name {name!r} is a path; give a plain name"
-    return None
-
-
-def _safe(name: str) -> str:
-    """A name that Windows, macOS and Linux take for a folder: no reserved sign or word, no dot or blank at the ends."""
-    text = unicodedata.normalize("NFC", name)
-    text = "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text).strip()
-    text = re.sub(r"^\.+", "_", text)[:LONGEST_NAME].rstrip(". ")
-    if not text or _RESERVED.fullmatch(text) or text.casefold() in (SUMMARY, FAILURES):
-        text += "_"
-    return text
-
-
-def _told_apart(jobs: Sequence[Job]) -> Iterator[Job]:
-    """The jobs; those that would share one result folder are all refused, since none of them is the right one."""
-    of: dict[str, list[Job]] = {}
-    for job in jobs:
-        of.setdefault(job.case.casefold(), []).append(job)
-    for job in jobs:
-        same = of[job.case.casefold()]
-        if len(same) > 1 and job.problem is None:
-            others = ", ".join(other.where for other in same if other is not job)
-            text = f"the result folder {job.case!r} would also be that of {others}; give each case a name of its own"
-            yield Job(job.case, job.where, job.study, job.files, job.psa, text)
-        else:
-            yield job

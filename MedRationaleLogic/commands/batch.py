@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from MedRationaleLogic.batch import BatchSummary
 
 
@@ -22,6 +26,8 @@ class DeviceName(StrEnum):
     CUDA = "cuda"
 
 
+CLUSTER_S = 15
+"""How long a scheduler may take to answer, seconds."""
 FAILED = 4
 """Exit code when a case has no result; that of ``explain`` for a study that cannot be used."""
 
@@ -38,6 +44,12 @@ def batch(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Also explain cases that have their result already.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Cases at once, each in a process with its share of the cores.")
+    ] = 1,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Address of a Dask scheduler whose workers explain the cases.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")
     ] = False,
@@ -52,10 +64,15 @@ def batch(
     def report(share: float, what: str) -> None:
         case = what.partition(": ")[0]  # a line for each case, not for each of its stages
         if case not in told and not quiet:
-            print(f"{case} ..." if share < 1.0 else case, file=sys.stderr, flush=True)
+            several = jobs > 1 or cluster is not None  # they tell the end of a case, not its begin
+            print(what if several else f"{case} ..." if share < 1.0 else case, file=sys.stderr, flush=True)
         told.add(case)
 
-    made = batches.run(source, output, bundle=bundle, device=device.value, progress=report, overwrite=overwrite)
+    with _executor(cluster, jobs) as executor:
+        made = batches.run(
+            source, output, bundle=bundle, device=device.value, progress=report, overwrite=overwrite,
+            jobs=jobs, executor=executor,
+        )  # fmt: skip
     if as_json:
         print(json.dumps({"exit_code": FAILED if made.failed else 0, "notice": NOTICE, **_facts(made)}, indent=2))
     elif not quiet:
@@ -67,6 +84,33 @@ def batch(
             print(f"medrationale: {failure.case} ({failure.where}): {failure.reason}", file=sys.stderr)
     if made.failed:
         raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _executor(cluster: str | None, jobs: int) -> Iterator[Executor | None]:
+    """What explains the cases on a cluster; None without one.
+
+    Raises:
+        typer.BadParameter: both a cluster and jobs; Dask is not installed; nobody answers there.
+    """
+    if cluster is None:
+        yield None
+        return
+    if jobs > 1:
+        raise typer.BadParameter("a cluster has its own number of workers; leave --jobs out", param_hint="--cluster")
+    try:
+        from distributed import Client
+    except ImportError as error:
+        text = 'Dask is not installed; pip install "medrationale[cluster]"'
+        raise typer.BadParameter(text, param_hint="--cluster") from error
+    try:
+        client = Client(cluster, timeout=CLUSTER_S)
+    except (OSError, ValueError) as error:
+        text = f"no Dask scheduler answers at {cluster}; give the address that it printed, as tcp://host:8786"
+        raise typer.BadParameter(text, param_hint="--cluster") from error
+    with client:
+        # not pure: a case that is asked for again is done again
+        yield client.get_executor(pure=False)
 
 
 def _facts(made: BatchSummary) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
-EXTRAS = ("viewer", "train", "dev")
+EXTRAS = ("viewer", "cluster", "train", "dev")
 HEADER = """\
 # The versions that the project is tested with: python docs/dev/update_constraints.py writes this file.
 # No local labels ("+cpu"): torch==2.13.0 accepts whichever build of 2.13.0 the machine is set up for.

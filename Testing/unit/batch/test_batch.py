@@ -10,12 +10,15 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -592,6 +595,167 @@ def test_the_command_is_documented(repository: Path) -> None:
     assert all(f"`{column}`" in text for column in batch.COLUMNS)
 
 
+# ---------------------------------------------------------------------------------------------------- several at once
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ThreadPoolExecutor, FakeExplainer]]:
+    """An executor in this process, and what stands in for the network there."""
+    explainer = FakeExplainer()
+    found = SimpleNamespace(manifest=SimpleNamespace(sha256="a" * 64))
+    monkeypatch.setattr("MedRationaleLogic.model.bundle.find", lambda name: found)
+    monkeypatch.setattr("MedRationaleLogic.inference.explainer.Explainer", lambda bundle, device: explainer)
+    batch._network_here.cache_clear()
+    with ThreadPoolExecutor(1) as pool:
+        yield pool, explainer
+    batch._network_here.cache_clear()
+
+
+Threads = tuple[ThreadPoolExecutor, FakeExplainer]
+
+
+def test_an_executor_explains_the_cases(cohort: Path, out: Path, threads: Threads) -> None:
+    pool, explainer = threads
+    explainer.raises["case 2"] = RuntimeError("odd")
+    said: list[tuple[float, str]] = []
+    made = run(cohort, out, executor=pool, progress=lambda share, what: said.append((share, what)))
+    assert made.done == ("case 1", "case 10")
+    assert [(f.case, f.kind, f.reason) for f in made.failed] == [("case 2", "unexpected", "RuntimeError: odd")]
+    assert [row["case"] for row in rows(made.summary)] == ["case 1", "case 1", "case 10", "case 10"]
+    assert [share for share, _ in said] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert sorted(what.partition(", ")[2] for _, what in said) == [
+        "", "case 10: explained", "case 1: explained", "case 2: failed",
+    ]  # fmt: skip
+    explainer.raises.clear()
+    explainer.opened.clear()
+    made = run(cohort, out, executor=pool)
+    assert (made.skipped, made.done, explainer.opened) == (("case 1", "case 10"), ("case 2",), ["case 2"])
+    assert run(cohort, out, executor=pool, overwrite=True).done == ("case 1", "case 2", "case 10")
+    assert not pool._shutdown  # it is the caller's
+
+
+def test_an_executor_is_stopped_between_cases(cohort: Path, out: Path, threads: Threads) -> None:
+    pool, explainer = threads
+    made = run(cohort, out, executor=pool, cancelled=lambda: True)
+    assert made.stopped
+    assert set(made.done) | set(made.pending) == {"case 1", "case 2", "case 10"}
+    assert set(made.done) == set(explainer.opened)
+    assert {row["case"] for row in rows(made.summary)} == set(made.done)
+
+
+def test_ctrl_c_takes_back_what_no_process_has_begun(cohort: Path, out: Path, threads: Threads) -> None:
+    pool, explainer = threads
+
+    def interrupted(share: float, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, out, executor=pool, progress=interrupted)
+    pool.submit(int).result()  # whatever was begun has ended
+    assert len(explainer.opened) < 3 or all((out / case / "report.html").is_file() for case in explainer.opened)
+    assert (out / "summary.csv").is_file()
+    made = run(cohort, out, executor=pool)
+    assert sorted(made.done + made.skipped) == ["case 1", "case 10", "case 2"]
+    assert set(made.skipped) >= {"case 1"}
+
+
+def test_a_full_disk_elsewhere_ends_the_run(
+    cohort: Path, out: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(explanation: Explanation, folder: Path) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(batch, "write_results", full)
+    with pytest.raises(ResultsError, match="the disk is full after 0 of 3 cases"):
+        run(cohort, out, executor=threads[0])
+    assert [row["kind"] for row in rows(out / "failures.csv")] == ["output"]
+
+
+class OddError(Exception):
+    """One that does not survive being sent."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (BundleError("b: no weights"), BundleError, "b: no weights"),
+        (OddError("no", "card"), RuntimeError, "OddError: no card"),
+    ],
+)
+def test_a_network_that_stands_nowhere_ends_the_run(
+    error: Exception, kind: type[Exception], says: str,
+    cohort: Path, out: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def broken(bundle: object, device: object) -> None:
+        raise error
+
+    monkeypatch.setattr("MedRationaleLogic.inference.explainer.Explainer", broken)
+    with pytest.raises(kind, match=f"^{says}$"):
+        run(cohort, out, executor=threads[0])
+    assert (rows(out / "summary.csv"), rows(out / "failures.csv")) == ([], [])
+
+
+def test_another_bundle_elsewhere_is_not_used(
+    cohort: Path, out: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = iter(["a" * 64, "b" * 64])
+    monkeypatch.setattr(
+        "MedRationaleLogic.model.bundle.find",
+        lambda name: SimpleNamespace(manifest=SimpleNamespace(sha256=next(hashes))),
+    )
+    with pytest.raises(BundleError, match="another bundle of that name"):
+        run(cohort, out, executor=threads[0])
+    assert threads[1].opened == []
+
+
+def test_a_process_that_is_ended_from_outside_is_told(cohort: Path, out: Path) -> None:
+    class Killed(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *arguments: Any, **more: Any) -> Any:
+            return super().submit(self.die)
+
+        @staticmethod
+        def die() -> None:
+            raise BrokenProcessPool("a process in the process pool was terminated abruptly")
+
+    with Killed(1) as pool, pytest.raises(BatchError, match="what is done stays: run again with fewer jobs"):
+        run(cohort, out, executor=pool)
+    assert rows(out / "failures.csv") == []
+
+
+def test_one_way_to_explain_at_a_time(cohort: Path, out: Path, threads: Threads) -> None:
+    for wrong in ({"jobs": 0}, {"jobs": 2, "explainer": FakeExplainer()}, {"jobs": 2, "executor": threads[0]}):
+        with pytest.raises(ValueError, match="jobs of 1 or more, or one explainer, or one executor"):
+            run(cohort, out, **wrong)
+    assert not out.exists()
+
+
+def test_a_cluster(
+    cohort: Path, out: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scheduler of Dask, on the loopback, with a worker in this process."""
+    monkeypatch.setattr("MedRationaleLogic.commands.batch.CLUSTER_S", 1)
+    assert cli.run(["batch", str(cohort), "-o", str(out), "--cluster", "tcp://127.0.0.1:1"]) == 2
+    assert "no Dask scheduler answers at" in " ".join(capsys.readouterr().err.split())
+    assert cli.run(["batch", str(cohort), "-o", str(out), "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"]) == 2
+    assert not out.exists()
+    explainer = threads[1]
+    explainer.raises["case 10"] = RuntimeError("odd")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        command = ["batch", str(cohort), "-o", str(out), "--cluster", cluster.scheduler_address]
+        assert cli.run(command) == 4
+        told = capsys.readouterr()
+        assert "2 cases explained, 0 already there, 1 failed" in told.out
+        assert {line.partition(", ")[2] for line in told.err.splitlines()} >= {"case 1: explained", "case 10: failed"}
+        explainer.raises.clear()
+        assert cli.run([*command, "--overwrite"]) == 0  # nothing is taken from what the scheduler remembers
+    assert sorted(explainer.opened) == ["case 1", "case 1", "case 10", "case 10", "case 2", "case 2"]
+
+
 # ------------------------------------------------------------------------------------------------------- the whole road
 
 
@@ -608,3 +772,22 @@ def test_the_whole_road(tmp_path: Path, out: Path) -> None:
         regions = [row for row in rows(made.summary) if row["case"] == name]
         assert len(regions) == max(1, len(record["lesions"]))
     assert run(cohort, out, explainer=explainer).skipped == ("a", "b")
+
+
+def test_the_whole_road_by_two_processes(tmp_path: Path, out: Path) -> None:
+    """Two processes of their own give what this one gives, and what fails there is listed here."""
+    cohort = tmp_path / "cohort"
+    for name, level in (("a", 400), ("b", 500), ("c", 450)):
+        write_study(cohort / name, level)
+    (cohort / "c" / "t2w.nii.gz").write_bytes(b"not an image" * 30)
+    bundle = str(tiny_bundle(tmp_path).path)
+    made = run(cohort, out, bundle=bundle, device="cpu", jobs=2)
+    assert made.done == ("a", "b"), made.failed
+    assert [(f.case, f.kind) for f in made.failed] == [("c", "study")]
+    here = run(cohort, tmp_path / "here", bundle=bundle, device="cpu")
+    assert here.failed == made.failed
+    for name in ("a", "b"):
+        for file in ("zones.nii.gz", "lesions.nii.gz"):
+            assert (out / name / file).read_bytes() == (tmp_path / "here" / name / file).read_bytes()
+    kept = run(cohort, out, bundle=bundle, device="cpu", jobs=2)
+    assert kept.skipped == ("a", "b")
