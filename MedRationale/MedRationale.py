@@ -140,6 +140,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(slicer.mrmlScene, event, call)
         self._loadTerms()
         self.initializeParameterNode()
+        self.attempt(self.restoreFromScene)  # the scene may have been loaded before this panel was first looked at
         self.refresh()
 
     @staticmethod
@@ -207,6 +208,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
         for shortcut in self.shortcuts:
             shortcut.setEnabled(True)
+        self.attempt(self.restoreFromScene)  # an image that it lacked may have been loaded meanwhile
         self.refresh()
         if self.correct.edited():
             self.say(_("You changed an outline: 'Correct > Apply the outlines' reads it."))
@@ -260,7 +262,8 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.desk.cancel()
             self.say(_("{names} was removed from the scene; what ran on it was stopped.").format(names=names))
         else:
-            self.say(_("{names} was removed from the scene; the result stays.").format(names=names))
+            text = _("{names} was removed from the scene; the result stays. To open the saved case it is needed again.")
+            self.say(text.format(names=names))
         self.desk.nodes = {r: n for r, n in self.desk.nodes.items() if r not in gone}
 
     def initializeParameterNode(self) -> None:
@@ -287,7 +290,23 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.desk.restore(saved[-1])
         self.study.choose(self.desk.nodes)
         self.showInputs()
-        self.say(_("The case that was saved with this scene is open again."))
+        more = len(saved) - 1
+        text = _("The case that was saved with this scene is open again.")
+        if more:
+            text += " " + _("{more} more in the scene: remove the results of this one to open the next.").format(more=more)
+        self.say(text)
+        self.refresh()
+
+    def openCase(self, folder: Any) -> None:
+        """Go on with a case that was saved to a folder, here or in the browser."""
+        self.logic.requirePackages()
+        if not self.mayGo(_("Put it away?")):
+            return
+        with self.waiting(_("Opening the case...")):
+            self.desk.load_case(Path(folder))
+        self.study.choose(self.desk.nodes)
+        self.showInputs()
+        self.say(_("The case of the folder is open again."))
         self.refresh()
 
     def saveIntoScene(self) -> None:
@@ -309,6 +328,15 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def readerOrNone(self) -> str | None:
         return self.ui.readerEdit.text.strip() or None
 
+    def mayGo(self, question: str) -> bool:
+        """Whether the open case may be put away: asks where a reader's work would go with it."""
+        lost = []
+        if self.desk.readers_work_would_go():
+            lost.append(_("The open case holds a reader's changes or signature that no case folder has."))
+        if self.correct.edited():
+            lost.append(_("You changed an outline and have not applied it."))
+        return not lost or self.ask(" ".join([*lost, question]))
+
     def ask(self, question: str) -> bool:
         return bool(slicer.util.confirmYesNoDisplay(question, windowTitle="MedRationale"))
 
@@ -319,9 +347,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from MedRationaleLogic.mrml.inputs import NodeQuestion
 
         self.logic.requirePackages()
-        if self.desk.readers_work_would_go() and not self.ask(
-            _("The open case holds a reader's changes that no saved scene or folder has. Put it away?")
-        ):
+        if not self.mayGo(_("Put it away?")):
             return
         confirmed: set[str] = set()
         while True:
@@ -381,12 +407,11 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def removeResults(self) -> None:
         """Take all that this module added out of the scene."""
-        if self.desk.readers_work_would_go() and not self.ask(
-            _("A reader's changes go with the results. Remove them?")
-        ):
+        if not self.mayGo(_("Remove the results?")):
             return
         self.desk.close()
         self.say("")
+        self.attempt(self.restoreFromScene)
 
     # ---------------------------------------------------------------------------------------------------- what it shows
 
@@ -396,9 +421,10 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             if self.desk.busy:
                 self.timer.start()
             return
-        if kind == "view" and self.desk.view is None:
-            self.ui.studySection.collapsed = False  # the next study is chosen there
-            self._annotateViews("")
+        if kind == "view":
+            if self.desk.view is None:
+                self.ui.studySection.collapsed = False  # the next study is chosen there
+            self._annotateViews("" if self.desk.explanation is None else _("Research use only"))
         if kind == "case" and what.case_event is not None:
             if what.case_event.kind == "explain":
                 self._showFirst()
@@ -439,8 +465,12 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         shown = (self.desk.view, self.desk.explanation, selection)
         if shown != self._shown:
             self._shown = shown
-            later(lambda: self.attempt(self.evidence.show))  # the findings are on the screen before the map is made
+            later(lambda: self.attempt(self._showEvidence))  # the findings are on the screen before the map is made
             self.desk.jump()
+
+    def _showEvidence(self) -> None:
+        if not self.evidence.show():
+            self._shown = (None, None, None)  # the network is busy otherwise: asked again at the next refresh
 
     def _showJob(self) -> None:
         job, ui = self.desk.job, self.ui

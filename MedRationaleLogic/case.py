@@ -42,7 +42,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from MedRationaleLogic.imaging import measure
-from MedRationaleLogic.imaging.acquisition import Role
+from MedRationaleLogic.imaging.acquisition import ROLES, Role
 from MedRationaleLogic.imaging.study import Study, check_geometry, read_study
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference.evidence import EvidenceField, EvidenceMaps
@@ -366,6 +366,20 @@ class Case:
     def unsaved(self) -> bool:
         """Whether the log has entries that no folder holds yet."""
         return self._head != self._saved_head
+
+    @property
+    def touched(self) -> bool:
+        """Whether a reader has done anything that the log keeps, a signature or taking it back included."""
+        return any(entry.action not in ("open", "explain") for entry in self._log)
+
+    @property
+    def made_with(self) -> str | None:
+        """The bundle that the model's own result was made with (name-version), or None before there is one."""
+        return _bundle_name(self._original)
+
+    def read_with(self, explainer: ExplainerLike) -> None:
+        """Have another explainer run the network from now on; it has to be of the case's own bundle."""
+        self._explainer = explainer
 
     def verify_log(self) -> bool:
         """See :func:`verify_log`."""
@@ -767,6 +781,28 @@ class Case:
         case = cls._restored(data, opened, (said, advice), explainer, device, progress, cancelled)
         case._opened = {role: Geometry.from_dict(place) for role, place in data["opened"].items()}
         return case
+
+    @staticmethod
+    def images_of(text: str) -> dict[Role, Callable[[Volume], bool]]:
+        """By role, how to tell whether an image is the one that the case of a text was made with.
+
+        Raises:
+            CaseError: no case, a newer format, damaged or changed.
+        """
+        data = _parsed(text, "the case's text", TEXT_FORMAT, "choose a text that a case wrote", "open an earlier copy")
+        records = {path.rpartition("/")[2]: (path, kept) for path, kept in data["images"].items() if is_input(path)}
+
+        def same(role: Role) -> Callable[[Volume], bool]:
+            def is_it(volume: Volume) -> bool:
+                try:
+                    GivenImages({role: volume}, data["opened"], data["images"])(*records[role])
+                except StorageError:
+                    return False
+                return True
+
+            return is_it
+
+        return {role: same(role) for role in ROLES if role in records}
 
     @classmethod
     def _restored(

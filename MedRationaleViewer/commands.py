@@ -4,6 +4,7 @@ how a page looks, and nothing here decides about a study: that is the case's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from MedRationaleLogic.mrml.geometry import lps
 from MedRationaleViewer import page
 
 if TYPE_CHECKING:
+    from MedRationaleViewer.studies import Shelf
     from MedRationaleViewer.tab import Tab
 
 __all__ = ["CommandError", "Commands", "where"]
@@ -40,8 +42,10 @@ class Commands:
 
     def __init__(self, tab: Tab) -> None:
         self.tab = tab
-        self._at = ""
-        """The folder of the shelf that the page looks into."""
+        self._listed: dict[str, Any] = {"folder": "", "studies": [], "folders": [], "up": None, "message": ""}
+        """What the page shows of the shelf: kept, for to list a folder may take seconds."""
+        self._asked: str | None = None
+        """The folder of the shelf that is being listed."""
         self._commands: Mapping[str, Callable[..., None]] = {
             "open_sample": self.open_sample, "open_study": self.open_study, "browse": self.browse, "close": self.close,
             "explain": self.explain, "cancel": self.cancel, "select": self.select, "mark": self.mark,
@@ -85,38 +89,54 @@ class Commands:
     # ------------------------------------------------------------------------------------------------------ the study
 
     def chooser(self) -> dict[str, Any]:
-        """The page's section of studies to choose from."""
-        shelf, options = self.tab.shelf, self.tab.options
-        base: dict[str, Any] = {
-            "root": shelf is not None, "folder": self._at, "studies": [], "folders": [], "up": None,
-            "uploads": not options.read_only, "limit_mb": options.upload_mb, "message": "",
-        }  # fmt: skip
-        if shelf is None:
-            return base
-        try:
-            found = shelf.list(self._at)
-        except ValueError as error:
-            return {**base, "message": str(error), "up": ""}
+        """The page's section of studies to choose from, as they were listed last."""
+        options = self.tab.options
         return {
-            **base, "up": self._at.rpartition("/")[0] if self._at else None, "message": found.message,
-            "studies": [{"id": s.id, "name": s.name, "detail": s.detail} for s in found.studies],
-            "folders": [{"id": f.id, "name": f.name} for f in found.folders],
+            "root": self.tab.shelf is not None, "uploads": not options.read_only, "limit_mb": options.upload_mb,
+            "listing": self._asked is not None, **self._listed,
         }  # fmt: skip
 
     def browse(self, id: str) -> None:
-        """Show what lies in a folder of the shelf."""
-        self._at = str(id)
+        """List a folder of the shelf, beside the event loop; the page shows it when that is done."""
+        shelf, folder = self._shelf(), str(id)
+        if folder != self._asked:
+            self._asked = folder
+            self.tab.spawn(self._list(shelf, folder))
+
+    def list_again(self) -> None:
+        """List the folder that the page shows once more, where there is a shelf."""
+        if self.tab.shelf is not None:
+            self.browse(self._listed["folder"])
+
+    async def _list(self, shelf: Shelf, folder: str) -> None:
+        listed: dict[str, Any] = {"folder": folder, "studies": [], "folders": [], "up": "", "message": ""}
+        try:
+            found = await asyncio.to_thread(shelf.list, folder)
+            listed |= {
+                "up": folder.rpartition("/")[0] if folder else None, "message": found.message,
+                "studies": [{"id": s.id, "name": s.name, "detail": s.detail} for s in found.studies],
+                "folders": [{"id": f.id, "name": f.name} for f in found.folders],
+            }  # fmt: skip
+        except ValueError as error:
+            listed["message"] = str(error)
+        finally:
+            if self._asked == folder:  # else the reader went on to another folder meanwhile
+                self._asked, self._listed = None, listed
+
+    def _shelf(self) -> Shelf:
+        if self.tab.shelf is None:
+            raise CommandError("this server was started without a folder of studies (--root)")
+        return self.tab.shelf
 
     def open_sample(self, confirmed: bool = False) -> None:
         """Open the sample study."""
         if self._may_leave("open_sample", {}, confirmed):
-            self.tab.spawn(self.tab.open_sample())
+            # asked once more when it is drawn: the reader goes on meanwhile
+            self.tab.spawn(self.tab.open_sample(lambda: self._may_leave("open_sample", {}, confirmed)))
 
     def open_study(self, id: str, confirmed: bool = False) -> None:
         """Open a study of the shelf."""
-        if self.tab.shelf is None:
-            raise CommandError("this server was started without a folder of studies (--root)")
-        folder = self.tab.shelf.resolve(str(id))
+        folder = self._shelf().resolve(str(id))
         if self._may_leave("open_study", {"id": id}, confirmed):
             self.tab.open(folder)
 

@@ -63,6 +63,8 @@ class Reading:
         name: what to call the study; its own name where empty.
         network: where the network runs, in words.
         message: what there is to say of the study.
+        number: of the case: another number, another case.
+        unsaved: whether a reader's work would go with the case.
     """
 
     case: Case | None = None
@@ -78,6 +80,8 @@ class Reading:
     name: str = ""
     network: str = ""
     message: str = ""
+    number: int = 0
+    unsaved: bool = False
 
     @property
     def explanation(self) -> Explanation | None:
@@ -143,8 +147,8 @@ def study_section(reading: Reading) -> Section:
     if case is None:
         said = [reading.message, READ_ONLY if reading.read_only else ""]
         return {
-            "open": False, "name": "", "sample": False, "explained": False, "read_only": reading.read_only,
-            "images": [], "quality": [], "message": _sentences(*said),
+            "open": False, "case": reading.number, "name": "", "sample": False, "explained": False,
+            "read_only": reading.read_only, "images": [], "quality": [], "message": _sentences(*said),
         }  # fmt: skip
     study, explanation = case.study, case.explanation
     quality = [] if explanation is None else words.quality_words(explanation)
@@ -153,6 +157,7 @@ def study_section(reading: Reading) -> Section:
     said = [reading.message, SAMPLE if reading.sample else "", READ_ONLY if reading.read_only else ""]
     return {
         "open": True,
+        "case": reading.number,
         "name": reading.name or study.name,
         "sample": reading.sample,
         "explained": explanation is not None,
@@ -391,6 +396,7 @@ def review_section(reading: Reading) -> Section:
         "can_redo": case is not None and editable and case.can_redo,
         "can_reset": case is not None and editable and explanation is not case.original,
         "editable": editable,
+        "unsaved": reading.unsaved,
         "signed": None
         if signed is None
         else {

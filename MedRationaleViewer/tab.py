@@ -103,6 +103,7 @@ class Tab:
         reader: who reads; empty until a name is given.
         step: the step of the rationale that is looked at.
         marked: regions that are marked for merging.
+        number: counts the cases that have come and gone: another number, another case.
     """
 
     def __init__(self, options: TabOptions) -> None:
@@ -126,10 +127,10 @@ class Tab:
         self.marked: frozenset[int] = frozenset()
         self.evidence_shown, self.whole, self.opacity, self.gland = True, False, 0.5, True
         self.mode, self.crosshair, self.sample, self.name = "", False, False, ""
-        self.message = ""
+        self.message, self.number = "", 0
         self._notice: dict[str, Any] = {"id": 0, "kind": "", "text": "", "detail": "", "question": None}
         self._shown: object = None
-        self._dirty = self._moving = False
+        self._dirty = self._moving = self._map_is_due = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = self._looked_at = self._explained_sample = False
         self._build()
@@ -192,15 +193,18 @@ class Tab:
             case=self.desk.case, job=page.IDLE if self.desk.job is None else self.desk.job, reader=self.reader,
             step=self.step, marked=self.marked, evidence_shown=self.evidence_shown, whole=self.whole,
             opacity=self.opacity, read_only=self.options.read_only, sample=self.sample, name=self.name,
-            network=getattr(explainer, "place", ""), message=self.message,
+            network=getattr(explainer, "place", ""), message=self.message, number=self.number,
+            unsaved=self.desk.readers_work_would_go(),
         )  # fmt: skip
 
     def _views_section(self) -> dict[str, Any]:
         found = self.views.position(self.desk.nodes)
         number, count = found or (0, 0)
+        view = self.desk.view
         return {
             "layout": self.views.layout, "evidence": self.evidence_shown, "gland": self.gland, "mode": self.mode,
             "crosshair": self.crosshair, "letters": self.views.letters(),
+            "map": view.evidence_concept if view is not None and view.evidence_shown else None,
             "position": {"slice": number, "slices": count, "text": f"slice {number} of {count}" if found else ""},
         }  # fmt: skip
 
@@ -242,9 +246,17 @@ class Tab:
         self._explain_sample()
         self.refresh()
 
-    async def open_sample(self) -> None:
-        """Open the sample study; it is drawn first where this user has none yet."""
-        self.open(await sample.folder(), is_sample=True)
+    async def open_sample(self, may_leave: Callable[[], bool] = lambda: True) -> None:
+        """Open the sample study; it is drawn first where this user has none yet, which takes seconds. A study that the
+        reader has opened meanwhile stays.
+
+        Args:
+            may_leave: asked then: whether the open case may go.
+        """
+        before = self.number
+        folder = await sample.folder()
+        if (self.desk.case is None or self.number == before) and may_leave():
+            self.open(folder, is_sample=True)
 
     def open(self, folder: Path, *, is_sample: bool = False) -> None:
         """Read a study, or a case that was saved, and show its images in place of the open one.
@@ -287,6 +299,8 @@ class Tab:
     # ------------------------------------------------------------------------------------------------------- showing
 
     def _heard(self, kind: str, event: SessionEvent | None) -> None:
+        if kind == "view":
+            self.number += 1
         if kind == "case" and event is not None and event.case_event is not None:
             what = event.case_event.kind
             if what == "explain":
@@ -300,17 +314,23 @@ class Tab:
         case, explanation = self.desk.case, self.desk.explanation
         selection = None if case is None else case.selection
         wanted = (self.desk.view, explanation, selection, self.desk.at_peak)
-        if wanted == self._shown or explanation is None:
+        if explanation is None:
             return
-        self._shown = wanted
-        self.show_evidence()
-        self.desk.jump()
+        if wanted != self._shown:
+            self._shown = wanted
+            self.show_evidence()
+            self.desk.jump()
+        elif self._map_is_due and self.desk.evidence_at_hand():
+            # chosen while the network read. It is not asked for again where it failed or was stopped, and the views
+            # stay where the reader has scrolled meanwhile
+            self.show_evidence()
 
     def show_evidence(self) -> None:
         """The selected concept's map as the reader wants it."""
         if self.desk.view is not None:
             self.desk.view.set_evidence(opacity=self.opacity)
         self.desk.show_evidence(everywhere=self.whole, shown=self.evidence_shown, then=self.refresh_soon)
+        self._map_is_due = not self.desk.evidence_at_hand()
 
     def _show_surfaces(self) -> None:
         if self.desk.view is not None and self.desk.explanation is not None:
@@ -374,6 +394,7 @@ class Tab:
                 raise StudiesError("this server is read-only; nothing can be uploaded")
             folder = await receive(request, self.folder / "uploads", limit_mb=self.options.upload_mb)
             self.commands.open_folder(folder)
+            self.commands.list_again()
         except Exception as error:
             return web.json_response({"error": self.commands.words(error)}, status=400)
         self.refresh_soon()

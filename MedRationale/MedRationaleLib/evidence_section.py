@@ -67,10 +67,11 @@ class EvidenceSection:
 
     # --------------------------------------------------------------------------------------------------------- showing
 
-    def show(self) -> None:
-        """Bring the views to the selected concept: its map on its own sequence, at its strongest slice."""
+    def show(self) -> bool:
+        """Bring the views to the selected concept: its map on its own sequence, at its strongest slice. False where it
+        has to be asked for again, see `Desk.show_evidence`."""
         self.adjust()
-        self.panel.desk.show_evidence(
+        return self.panel.desk.show_evidence(
             everywhere=bool(self.ui.wholeFieldCheckBox.checked), shown=bool(self.ui.evidenceCheckBox.checked),
             then=self.refresh,  # the network has run for a reopened case: now the pictures can be made
         )  # fmt: skip

@@ -1,4 +1,5 @@
-"""What the panel remembers in the scene: the input nodes and the reader's settings, saved with it.
+"""What the panel remembers in the scene: the input nodes and settings, saved with it. Not the reader's name: who opens
+a scene is not who saved it.
 
 No `from __future__ import annotations` here: Slicer's wrapper reads the annotations as types.
 """
@@ -15,6 +16,5 @@ class Parameters:
     adc: vtkMRMLScalarVolumeNode
     hbv: vtkMRMLScalarVolumeNode
     psa: float = 0.0
-    reader: str = ""
     opacityPercent: int = 60
     thresholdPercent: int = 50

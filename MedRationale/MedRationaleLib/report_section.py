@@ -19,6 +19,7 @@ class ReportSection:
         self.panel, self.ui = panel, panel.ui
         self.window: Any = None
         self.mapOf: Any = None
+        self.pageOf: Any = None
         ui = self.ui
         self.menu = qt.QMenu(ui.exportButton)
         for text, call in (
@@ -57,6 +58,7 @@ class ReportSection:
 
     def _show(self) -> None:
         page = self.html()
+        self.pageOf = self.panel.desk.explanation
         if hasattr(slicer, "qSlicerWebWidget"):
             # a page of some megabytes is beyond setHtml's limit of 2 MB, so it goes by a file
             path = Path(self.panel.scratch()) / "report.html"
@@ -115,14 +117,19 @@ class ReportSection:
 
     def writePage(self, path: Any) -> None:
         """Write the page beside its place and put it there whole."""
+        self._explanation()
         target = Path(path)
         beside = target.with_name(f".{target.name}.new")
-        try:
-            beside.write_text(self.html(), encoding="utf-8")
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
-        self.panel.say(_("Written: {folder}").format(folder=target))
+
+        def write() -> None:
+            try:
+                beside.write_text(self.html(), encoding="utf-8")
+                beside.replace(target)
+            finally:
+                beside.unlink(missing_ok=True)
+            self.panel.say(_("Written: {folder}").format(folder=target))
+
+        self.panel.desk.perform(write, _("writing the report"))
 
     # ------------------------------------------------------------------------------------------------------- signature
 
@@ -148,6 +155,18 @@ class ReportSection:
         ui.reopenButton.setEnabled(signed is not None)
         ui.signedLabel.setText("" if signed is None else words.signed_words(signed))
         self._sectorMap(desk.explanation)
+        if self.pageOf is not None and desk.explanation is not self.pageOf:
+            self._putAway()
+
+    def _putAway(self) -> None:
+        """A page of what is no longer so, of this study or of another patient's, does not stay on the screen."""
+        self.pageOf = None
+        self.ui.reportBrowser.clear()
+        self.ui.reportBrowser.setVisible(False)
+        if self.window is not None:
+            self.window.close()
+            self.window = None
+        (Path(self.panel.scratch()) / "report.html").unlink(missing_ok=True)
 
     def _sectorMap(self, explanation: Any) -> None:
         if explanation is self.mapOf:

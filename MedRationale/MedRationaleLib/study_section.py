@@ -28,7 +28,11 @@ class StudySection:
         onSignal(self.ui.loadFolderButton, "clicked(bool)", lambda *_args: panel.attempt(self.chooseFolder))
         onSignal(self.ui.sampleButton, "clicked(bool)", lambda *_args: panel.attempt(self.loadSample))
         onSignal(self.ui.shiftButton, "clicked(bool)", lambda *_args: panel.attempt(self.shift))
+        onSignal(self.ui.openCaseButton, "clicked(bool)", lambda *_args: panel.attempt(self.chooseCase))
         onSignal(self.ui.psaSpinBox, "editingFinished()", lambda: panel.attempt(self.setPsa))
+        self.psaOf: str | None = None
+        for selector in self.selectors.values():
+            onSignal(selector, "currentNodeChanged(vtkMRMLNode*)", lambda *_args: panel.attempt(self._imagesChanged))
 
     def nodes(self) -> dict[str, Any]:
         """role -> chosen node, or None."""
@@ -37,6 +41,19 @@ class StudySection:
     def psa(self) -> float | None:
         value = float(self.ui.psaSpinBox.value)
         return value if value > 0 else None
+
+    def ofTheCase(self) -> bool:
+        """Whether the images that are chosen are those of the open case, and not of the study that comes next."""
+        given = {role: node for role, node in self.nodes().items() if node is not None}
+        return self.panel.desk.case is not None and given == self.panel.desk.nodes
+
+    def _imagesChanged(self) -> None:
+        """Another examination is chosen: a PSA that was entered for the one before is not its own."""
+        first = next((node.GetID() for node in self.nodes().values() if node is not None), None)
+        if None not in (first, self.psaOf) and first != self.psaOf:
+            self.ui.psaSpinBox.setValue(0.0)
+            self.ui.whyLabel.setText("")
+        self.psaOf = first
 
     def find(self) -> None:
         """Fill the selectors from what the scene says of itself."""
@@ -69,9 +86,13 @@ class StudySection:
         study = self.panel.desk.loaded_study
         lines = [str(choice) for choice in study.choices] + [str(note) for note in study.notes]
         self.ui.whyLabel.setText("\n".join(lines))
-        if study.psa is not None:
-            self.ui.psaSpinBox.setValue(study.psa)
+        self.ui.psaSpinBox.setValue(study.psa or 0.0)
         self.panel.showInputs()
+
+    def chooseCase(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(None, _("Folder of a saved case"))
+        if folder:
+            self.panel.openCase(folder)
 
     def loadSample(self) -> None:
         """Make the sample study (simulated, no patient) and choose it."""
@@ -82,13 +103,11 @@ class StudySection:
         self.loadFolder(folder)
 
     def setPsa(self) -> None:
-        """A PSA entered after the study was opened goes into the case."""
+        """A PSA entered after the study was opened goes into the case, also while the network runs."""
         case = self.panel.desk.case
-        if case is None or case.signed_off is not None or case.study.psa == self.psa():
+        if case is None or not self.ofTheCase() or case.signed_off is not None or case.study.psa == self.psa():
             return
-        if case.explanation is not None:
-            reader = self.panel.reader()
-            self.panel.desk.perform(lambda: case.set_psa(self.psa(), reader), _("entering the PSA"))
+        case.set_psa(self.psa(), self.panel.reader())
 
     def shift(self) -> None:
         """Move a sequence against the frame; an explained study is explained again, answers stay."""
@@ -107,6 +126,10 @@ class StudySection:
         fillBox(self.ui.shiftRoleBox, [(NAMES[r], r) for r in roles], currentData(self.ui.shiftRoleBox))
         can = bool(roles) and case is not None and case.signed_off is None and not self.panel.desk.busy
         self.ui.shiftButton.setEnabled(can)
+        if case is not None and self.ofTheCase() and not self.ui.psaSpinBox.hasFocus():
+            blocked = self.ui.psaSpinBox.blockSignals(True)
+            self.ui.psaSpinBox.setValue(case.study.psa or 0.0)  # undo, or another case, may have changed it
+            self.ui.psaSpinBox.blockSignals(blocked)
         explanation = self.panel.desk.explanation
         if explanation is None:
             self.ui.qualityLabel.setText("")

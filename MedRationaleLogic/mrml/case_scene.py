@@ -12,7 +12,7 @@ Works without a layout manager, without Slicer, and whatever the user deletes: w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
@@ -27,7 +27,7 @@ from MedRationaleLogic.mrml.evidence import Evidence
 from MedRationaleLogic.mrml.geometry import NodeError, ras
 from MedRationaleLogic.mrml.inputs import volumes_from_nodes
 from MedRationaleLogic.mrml.markers import Markers, remove_with_displays
-from MedRationaleLogic.mrml.node_facts import hierarchy_of, of_class
+from MedRationaleLogic.mrml.node_facts import hierarchy_of, is_plain_volume, of_class
 from MedRationaleLogic.mrml.parts import OWNER, PART, find, mark, owned
 from MedRationaleLogic.mrml.segments import Segments
 
@@ -210,11 +210,11 @@ class CaseScene:
             node = mark(self.scene.AddNewNodeByClass("vtkMRMLTextNode", CASE_NAME), self.owner, CASE)
         if node.GetText() != text:
             node.SetText(text)
-        refers: dict[str, Any] = {str(role): other for role, other in self.nodes.items()}
-        refers["segmentation"] = self._segments.node()
-        for role in (*ROLES, "segmentation"):
-            other = refers.get(role)
-            node.SetNodeReferenceID(role, other.GetID() if other is not None else None)
+        # an image that was removed keeps its reference: the case was made with it
+        for role, image in self.nodes.items():
+            node.SetNodeReferenceID(role, image.GetID())
+        segmentation = self._segments.node()
+        node.SetNodeReferenceID("segmentation", segmentation.GetID() if segmentation is not None else None)
         self._gather([node])
         return node
 
@@ -227,27 +227,26 @@ class CaseScene:
     def restore(cls, scene: Any, text_node: Any, explainer: ExplainerLike | None = None) -> CaseScene:
         """The case of a text node, with the nodes that it had in the scene; call ``update()`` next.
 
+        An image that is no longer there under its reference is looked for among the scene's volumes, by its voxels and
+        its place: it may have been loaded again.
+
         Args:
             scene: that holds the node and the case's images.
             text_node: one of :meth:`saved`.
             explainer: what runs the network when it is needed; by default that of the case's bundle.
 
         Raises:
-            NodeError: an image of the case is no longer in the scene, or cannot be used.
+            NodeError: an image of the case is not in the scene, or cannot be used.
             CaseError: the text is damaged, or an image is not the one of the case.
         """
+        text = text_node.GetText() or ""
         nodes: dict[Role, Any] = {}
         for role in ROLES:
-            if text_node.GetNodeReferenceID(role) is None:
-                continue
-            node = text_node.GetNodeReference(role)
-            if node is None:
-                raise NodeError(
-                    f"the {ROLE_NAMES[role]} of '{text_node.GetName()}' is no longer in the scene; load it again, or "
-                    "open an earlier copy of the scene"
-                )
-            nodes[role] = node
-        case = Case.from_text(text_node.GetText() or "", volumes_from_nodes(nodes), explainer)
+            if (node := text_node.GetNodeReference(role)) is not None:
+                nodes[role] = node
+        if len(nodes) < len(ROLES):  # of a study with all of them nothing can be missing
+            nodes |= _found_again(scene, text, text_node.GetName(), nodes)
+        case = Case.from_text(text, volumes_from_nodes(nodes), explainer)
         return cls(scene, case, nodes, owner=text_node.GetAttribute(OWNER))
 
     def remove(self) -> None:
@@ -280,3 +279,33 @@ class CaseScene:
 
     def _frame_node(self, explanation: Explanation) -> Any:
         return self.nodes.get(explanation.study.roles[0])
+
+
+def _found_again(scene: Any, text: str, name: str, there: Mapping[Role, Any]) -> dict[Role, Any]:
+    """The images of a case's text that no reference leads to, by role.
+
+    Raises:
+        NodeError: one of them is not in the scene.
+        CaseError: the text is damaged.
+    """
+    found: dict[Role, Any] = {}
+    for role, is_it in Case.images_of(text).items():
+        if role in there:
+            continue
+        for node in of_class(scene, "vtkMRMLScalarVolumeNode"):
+            if is_plain_volume(node) and _fits(node, role, is_it):
+                found[role] = node
+                break
+        else:
+            raise NodeError(
+                f"the {ROLE_NAMES[role]} of '{name}' is not in the scene; load it again, or open an earlier copy of "
+                "the scene"
+            )
+    return found
+
+
+def _fits(node: Any, role: Role, is_it: Callable[[Volume], bool]) -> bool:
+    try:
+        return is_it(volumes_from_nodes({role: node})[role])
+    except NodeError:  # it could not be this sequence at all
+        return False

@@ -61,6 +61,8 @@ class Desk:
         self._session_of: tuple[str | None, str, bool] | None = None
         self.at_peak = False
         self._loaded: tuple[Study, dict[Role, str], dict[Role, int]] | None = None
+        self._only_in_scene = False
+        self._asked = (False, False)
 
     @property
     def loaded_study(self) -> Study | None:
@@ -112,16 +114,24 @@ class Desk:
         return nodes
 
     def _load(self, study: Study) -> dict[Role, Any]:
+        """The images of a study as nodes that say what they are and, by name and place, which study they are of."""
         from MedRationaleLogic.mrml.geometry import node_from_volume
+        from MedRationaleLogic.mrml.hierarchy import file_study
+        from MedRationaleLogic.mrml.parts import B_VALUE, ROLE
 
         nodes: dict[Role, Any] = {}
         for role in study.roles:
             volume = study.volume(role)
             assert volume is not None
-            node = node_from_volume(self.scene, volume, NODE_NAMES[role])
+            node = node_from_volume(self.scene, volume, f"{NODE_NAMES[role]} ({study.name})")
             if node.GetDisplayNode() is None:
                 node.CreateDefaultDisplayNodes()
+            node.SetAttribute(ROLE, role)
+            header = study.headers.get(role)
+            if role == "hbv" and header is not None and header.b_value is not None:
+                node.SetAttribute(B_VALUE, f"{header.b_value:.0f}")
             nodes[role] = node
+        file_study(self.scene, nodes.values(), name=study.name, study_uid=study.study_uid)
         return nodes
 
     def load_case(self, folder: Path | str) -> Case:
@@ -133,10 +143,13 @@ class Desk:
         from MedRationaleLogic.case import Case
         from MedRationaleLogic.mrml.case_scene import CaseScene
 
-        case = Case.load(folder, self._ready().explainer)
+        case = Case.load(folder)
+        fresh = self._reads_with(case)
         self.close()
+        if fresh is not None:
+            self._drop_session()
         nodes = self._load(case.study)
-        self._ready().adopt(case)
+        self._take(case, fresh)
         self.nodes = nodes
         self.view = CaseScene(self.scene, case, nodes)
         self.view.update()
@@ -189,27 +202,60 @@ class Desk:
         self._tell("view", None)
         return case
 
-    def _ready(self, explainer: Any = None) -> Session:
+    def _ready(self, explainer: Any = None, bundle: str | None = None) -> Session:
         """The session, made when it is first needed: neither torch nor a child process before that."""
         if self.session is None:
             from MedRationaleLogic.session import Session
 
             self.session = Session(explainer if explainer is not None else self._explainer())
             self.session.subscribe(self._heard)
-            self._session_of = self._wanted()
+            self._session_of = self._wanted(bundle)
         return self.session
 
-    def _wanted(self) -> tuple[str | None, str, bool]:
-        return self.bundle, self.device, self.in_process
+    def _wanted(self, bundle: str | None = None) -> tuple[str | None, str, bool]:
+        return bundle or self.bundle, self.device, self.in_process
 
-    def _explainer(self) -> Any:
+    def _explainer(self, bundle: str | None = None) -> Any:
         from MedRationaleLogic.inference import worker
 
         if self.in_process:
             from MedRationaleLogic.inference.explainer import Explainer
 
-            return Explainer(self.bundle, self.device)
-        return worker.RemoteExplainer(self.bundle, self.device, rooms=self.rooms)
+            return Explainer(bundle or self.bundle, self.device)
+        return worker.RemoteExplainer(bundle or self.bundle, self.device, rooms=self.rooms)
+
+    def _reads_with(self, case: Case) -> Any:
+        """What has to run the network for a case that was opened again: its own bundle, where it is installed. None
+        where the present session does that already.
+
+        Raises:
+            BundleError, DeviceError: the chosen model or device cannot be used.
+        """
+        bundle = self._bundle_of(case)
+        stays = self.session is not None and self._session_of == self._wanted(bundle)
+        return None if stays else self._explainer(bundle)
+
+    def _bundle_of(self, case: Case) -> str | None:
+        """The case's own bundle; None, for the chosen one, where that is it or the case's is not there."""
+        from MedRationaleLogic.model import bundle as bundles
+
+        own = case.made_with
+        if self.rooms is not None:  # a network that is shared has one bundle for all
+            return None
+        try:
+            chosen = bundles.find(self.bundle).manifest
+            if own is None or own == f"{chosen.name}-{chosen.version}":
+                return None
+            bundles.find(own)
+        except bundles.BundleError:
+            return None
+        return own
+
+    def _take(self, case: Case, fresh: Any) -> None:
+        """Have the session, with another explainer where there is one, go on with a case that was opened again."""
+        session = self._ready(fresh, self._bundle_of(case))
+        case.read_with(session.explainer)
+        session.adopt(case)
 
     def warm(self) -> None:
         """Start the child process, so that the first click does not wait for PyTorch; returns at once."""
@@ -309,7 +355,7 @@ class Desk:
 
     def show_evidence(
         self, *, everywhere: bool = False, shown: bool = True, then: Callable[[], object] | None = None
-    ) -> None:
+    ) -> bool:
         """Bring the views to the selected concept's map, or take the maps out of them.
 
         A saved case that was opened again has no maps at hand: the network runs once more first.
@@ -318,33 +364,43 @@ class Desk:
             everywhere: also what lies away from the gland and the regions.
             shown: False takes evidence out of the views.
             then: called when a map that the network had to be run for is shown.
+
+        Returns:
+            whether the views show what is asked for, or will when the network has run for it; False while it runs for
+            something else: ask again when it has ended.
         """
         case, view = self.case, self.view
+        self._asked = (shown, everywhere)
         if case is None or view is None or case.explanation is None:
-            return
+            return True
         concept = case.selection.concept
         if concept is None or not shown or concept not in case.explanation.evidence:
             view.hide_evidence()
-            return
-
-        def show() -> None:
-            if self.view is view and case.selection.concept == concept:  # else something else was chosen meanwhile
-                view.show_evidence(concept, everywhere=everywhere)
+            return True
 
         def show_late() -> None:
-            show()
+            # what is asked for by then, not what was asked for first
+            now, explanation, (wanted, whole) = case.selection.concept, case.explanation, self._asked
+            there = now is not None and explanation is not None and now in explanation.evidence
+            if self.view is view and wanted and now is not None and there:
+                view.show_evidence(now, everywhere=whole)
             if then is not None:
                 then()
 
         if case.evidence_at_hand:
-            show()
+            view.show_evidence(concept, everywhere=everywhere)
         elif not self.busy:
             self.perform(show_late, "reading the evidence")
+        else:
+            return False
+        return True
 
     def readers_work_would_go(self) -> bool:
-        """Whether the open case holds a reader's changes that nothing has saved."""
+        """Whether the open case holds a reader's work, a signature included, that nothing but the scene has."""
         case = self.case
-        return case is not None and case.explanation is not None and bool(case.history) and case.unsaved
+        if case is None or case.explanation is None or not case.touched:
+            return False
+        return case.unsaved or self._only_in_scene
 
     # ------------------------------------------------------------------------------------------------------- closing
 
@@ -358,7 +414,7 @@ class Desk:
     def forget(self) -> None:
         """Put the case away without touching the scene (it is being closed, or its nodes are gone)."""
         self.cancel_quietly()
-        self.view, self.nodes = None, {}
+        self.view, self.nodes, self._only_in_scene = None, {}, False
         if self.session is not None:
             self.session.close_case()
         self._tell("view", None)
@@ -407,10 +463,13 @@ class Desk:
         from MedRationaleLogic.mrml.case_scene import CaseScene
 
         self.cancel_quietly()
-        session = self._ready()
-        view = CaseScene.restore(self.scene, text_node, session.explainer)
-        session.adopt(view.case)
+        view = CaseScene.restore(self.scene, text_node)
+        fresh = self._reads_with(view.case)
+        if fresh is not None:
+            self._drop_session()
+        self._take(view.case, fresh)
         self.view, self.nodes = view, dict(view.nodes)
+        self._only_in_scene = True
         view.update()
         self._tell("view", None)
         return view.case
@@ -421,6 +480,8 @@ class Desk:
         case = self.case
         if event.kind == "case" and self.view is not None and case is not None and case.explanation is not None:
             kind = event.case_event.kind if event.case_event is not None else ""
+            if kind == "save":
+                self._only_in_scene = False
             if kind == "select":
                 self.view.select(case.selection.lesion)
             elif kind and kind != "save":

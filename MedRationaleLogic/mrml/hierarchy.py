@@ -48,6 +48,31 @@ def gather(scene: Any, owner: str, reference: Any, nodes: Iterable[Any]) -> int:
     return item
 
 
+def file_study(scene: Any, nodes: Iterable[Any], *, name: str, study_uid: str | None) -> None:
+    """Put the images of a study that was read from files under a patient and a study of their own.
+
+    What tells two patients apart is the item: a patient's ID does not come into the scene.
+
+    Args:
+        scene: vtkMRMLScene.
+        nodes: the images.
+        name: of the study, for both items.
+        study_uid: DICOM's, where there is one.
+    """
+    tree = hierarchy_of(scene)
+    if tree is None:
+        return
+    study = int(tree.CreateStudyItem(tree.CreateSubjectItem(tree.GetSceneItemID(), name), name))
+    if study_uid is not None:
+        tree.SetItemUID(study, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMUIDName(), study_uid)
+    for node in nodes:
+        item = tree.GetItemByDataNode(node)
+        if item:
+            tree.SetItemParent(item, study)
+        else:
+            tree.CreateItem(study, node)
+
+
 def study_item(tree: Any, owner: str) -> int:
     """The case's study item, or 0."""
     for item in _all(tree, tree.GetSceneItemID()):

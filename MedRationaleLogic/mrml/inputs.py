@@ -39,6 +39,7 @@ from MedRationaleLogic.mrml.node_facts import (
     of_class,
     plane,
     proxies,
+    said_of,
     stack_of,
     usable_high_b,
 )
@@ -164,7 +165,7 @@ def _candidates(scene: Any) -> Iterator[_Candidate]:
 
 
 def _by_name(node: Any) -> Iterator[_Candidate]:
-    said = named_role(node.GetName() or "", node_b_value(node))
+    said = said_of(node)
     if said is None or said.role is None or (said.role == "hbv" and not usable_high_b(said.b_value)):
         return
     study = identity(node).study
@@ -419,7 +420,7 @@ def _said_role(one: _Given) -> Role | None:
     """What DICOM, else the name, says a node is."""
     if one.stack is not None:
         return _ROLE_KINDS.get(one.stack.kind)
-    said = named_role(one.name)
+    said = said_of(one.node)
     return said.role if said is not None else None
 
 
@@ -488,7 +489,7 @@ def _headers(given: Sequence[_Given], volumes: Mapping[Role, Volume]) -> dict[st
             spacing = volumes[one.role].geometry.spacing[0]
             headers[one.role] = dicom.acquisition_header(one.stack, folder, one.role, spacing)
         elif one.role == "hbv":
-            said = named_role(one.name, node_b_value(one.node))
+            said = said_of(one.node)
             b_value = said.b_value if said is not None and said.role == "hbv" else node_b_value(one.node)
             headers["hbv"] = AcquisitionHeader("hbv", orientation=plane(one.node), b_value=b_value)
     return headers

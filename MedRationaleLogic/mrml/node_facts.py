@@ -18,8 +18,8 @@ import slicer
 import vtk
 
 from MedRationaleLogic.imaging import files as image_files
-from MedRationaleLogic.imaging.acquisition import LOWEST_USABLE_HIGH_B, Role, StudyError, plane_of
-from MedRationaleLogic.mrml.parts import B_VALUE, OWNER
+from MedRationaleLogic.imaging.acquisition import LOWEST_USABLE_HIGH_B, ROLES, Role, StudyError, plane_of
+from MedRationaleLogic.mrml.parts import B_VALUE, OWNER, ROLE
 
 if TYPE_CHECKING:
     from MedRationaleLogic.imaging.dicom import DicomFolder, Stack
@@ -131,6 +131,15 @@ def named_role(name: str, b_value: float | None = None) -> NamedRole | None:
         calculated = bool(CALCULATED.search(text.lower()))
         return NamedRole("hbv", said, (), (1 if calculated else 3, -(said or 0), 99, text))
     return None
+
+
+def said_of(node: Any) -> NamedRole | None:
+    """What a node is: as what it was read from files, else what its name says; None when nothing does."""
+    name = node.GetName() or ""
+    for role in ROLES:
+        if node.GetAttribute(ROLE) == role:
+            return NamedRole(role, node_b_value(node), (), (0, 0, 0, name))
+    return named_role(name, node_b_value(node))
 
 
 def usable_high_b(b_value: float | None) -> bool:

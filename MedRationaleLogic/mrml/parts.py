@@ -16,6 +16,8 @@ CONCEPT: Final = "MedRationale.concept"
 """Attribute of an evidence volume: the concept that it shows."""
 B_VALUE: Final = "MedRationale.b_value"
 """Attribute of a volume taken out of a sequence: its b-value in s/mm2. Such a volume is an input and has no owner."""
+ROLE: Final = "MedRationale.role"
+"""Attribute of a volume that we read from files: t2w, adc or hbv. Such a volume is an input and has no owner."""
 NOTICE: Final = "Research use only"
 """Description of everything that shows a result."""
 

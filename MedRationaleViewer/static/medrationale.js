@@ -45,8 +45,31 @@
     if (!all) return undefined;
     const own = all.get("trame__client_only") ?? [];
     if (!own.includes("ui")) all.state.trame__client_only = [...own, "ui"];
+    watch(all);
     return all.set("ui", { ...state("ui"), ...changes });
   }
+
+  // What is typed, chosen or being edited belongs to one case, an answer to one region of it: it goes with them.
+  let place = null;
+
+  const here = () => ({ study: state("study")?.case ?? null, lesion: state("rationale")?.lesion ?? null });
+
+  const answerTo = (step) => `answer ${here().study} ${here().lesion} ${step}`;
+
+  /** From the first change on: before it there is nothing that could go. */
+  function watch(all) {
+    if (place) return;
+    place = here();
+    all.watch(["study", "rationale"], () => {
+      const [before, now] = [place, here()];
+      place = now;
+      if (now.study !== before.study) ui({ draft: {}, editing: null });
+      else if (now.lesion !== before.lesion) ui({ draft: withoutAnswers(), editing: null });
+    });
+  }
+
+  const withoutAnswers = () =>
+    Object.fromEntries(Object.entries(state("ui")?.draft ?? {}).filter(([key]) => !key.startsWith("answer ")));
 
   const isOpen = (own, part, otherwise) => own?.open?.[part] ?? otherwise;
 
@@ -58,6 +81,7 @@
   function type(key, value, show = false) {
     const own = state("ui");
     if (!own) return;
+    watch(window.trame.state);
     own.draft = { ...own.draft, [key]: value };
     if (show) ui({});
   }
@@ -129,7 +153,7 @@
   async function edit(step) {
     const before = state("ui")?.editing;
     await ui({ editing: step });
-    await forget("answer");
+    await ui({ draft: withoutAnswers() });
     await window.Vue?.nextTick?.();
     if (step) document.querySelector(".editor input:checked, .editor input")?.focus();
     else if (before) focusOn(`[data-step="${CSS.escape(before)}"]`);
@@ -137,9 +161,11 @@
 
   /** Give the answer that was chosen in the editor: never without its Apply button. */
   async function apply(step) {
-    const given = state("ui")?.draft?.answer;
+    const key = answerTo(step.id);
+    const given = state("ui")?.draft?.[key];
     const name = state("ui")?.draft?.reader;
     if (name && !state("review")?.reader) await send("reader", { name }, "reader");
+    if (key !== answerTo(step.id)) return; // another region or study has come meanwhile
     if (step.kind === "size") await run("answer", { step: step.id, size_mm: parsed(given ?? step.size_mm) });
     else if (given != null) await run("answer", { step: step.id, index: given });
     await edit(null);
@@ -281,6 +307,13 @@
     // The views send every key that they hear to the server, where some mean something else.
     if (act || event.target === document.body || event.target.closest?.(".view")) event.stopPropagation();
   }
+
+  // Browsers ask in words of their own. On the page of a lost connection there is nothing left to keep.
+  window.addEventListener("beforeunload", (event) => {
+    if (!state("review")?.unsaved || document.querySelector(".lost")) return;
+    event.preventDefault();
+    event.returnValue = "unsaved"; // what older browsers want instead
+  });
 
   const swallow = (event) => event.stopPropagation();
 
@@ -464,7 +497,7 @@
   }).observe(document.documentElement, { childList: true, subtree: true });
 
   window.mr = Object.freeze({
-    apply, asReader, choose, draft, edit, fold, gradient, isOpen, latest, number, parsed, pick, rows, run, send, shift, stepName,
-    stopUpload, twist, type, ui, words,
+    answerTo, apply, asReader, choose, draft, edit, fold, gradient, isOpen, latest, number, parsed, pick, rows, run, send, shift,
+    stepName, stopUpload, twist, type, ui, words,
   });
 })();

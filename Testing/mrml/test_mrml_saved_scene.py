@@ -15,7 +15,7 @@ vtk = pytest.importorskip("vtk")
 
 from MedRationaleLogic.case import Case, CaseError
 from MedRationaleLogic.mrml.case_scene import CaseScene
-from MedRationaleLogic.mrml.geometry import node_from_volume, oriented_image
+from MedRationaleLogic.mrml.geometry import NodeError, node_from_volume, oriented_image
 from MedRationaleLogic.mrml.inputs import study_from_nodes
 from Testing.mrml.off_screen import Application
 from Testing.unit.case.fake_explainer import FakeExplainer
@@ -167,7 +167,7 @@ def test_a_shifted_sequence_comes_back(worked_on: CaseScene, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
-        (lambda s: s.RemoveNode(s.GetFirstNodeByName("adc")), CaseError, "ADC: .* is not here"),
+        (lambda s: s.RemoveNode(s.GetFirstNodeByName("adc")), NodeError, "ADC of .* is not in the scene; load"),
         (lambda s: s.GetFirstNodeByName("t2w").GetImageData().SetScalarComponentFromDouble(3, 3, 3, 0, 9), CaseError,
          "T2W"),
         (lambda s: CaseScene.saved(s)[0].SetText("nothing"), CaseError, "text"),
@@ -182,6 +182,28 @@ def test_what_is_not_the_case_any_more_is_said(
     spoil(scene)
     with pytest.raises(error, match=said):
         CaseScene.restore(scene, text, FakeExplainer())
+
+
+def test_an_image_that_was_removed_and_loaded_again_is_found(worked_on: CaseScene) -> None:
+    scene, adc = worked_on.scene, worked_on.case.study.adc
+    scene.RemoveNode(scene.GetFirstNodeByName("adc"))
+    worked_on.save()  # as the panel does after each change
+    text = CaseScene.saved(scene)[0]
+    node_from_volume(scene, adc.with_array(adc.array + 1), "another ADC")
+    with pytest.raises(NodeError, match="is not in the scene"):
+        CaseScene.restore(scene, text, FakeExplainer())
+    again = node_from_volume(scene, adc, "loaded again")
+    shown = CaseScene.restore(scene, text, FakeExplainer())
+    assert shown.nodes["adc"] is again
+    assert shown.case.log == worked_on.case.log
+
+
+def test_a_study_of_two_sequences_lacks_none(scene: Any) -> None:
+    fake = FakeExplainer()
+    nodes = {role: node_from_volume(scene, fake.study.volume(role), role) for role in ("t2w", "adc")}
+    case = Case.open(study_from_nodes(nodes["t2w"], nodes["adc"], name="two"), fake)
+    CaseScene(scene, case, nodes).save()
+    assert CaseScene.restore(scene, CaseScene.saved(scene)[0]).nodes == nodes
 
 
 def test_saving_twice_keeps_one_text(worked_on: CaseScene) -> None:

@@ -42,6 +42,7 @@ PARTS = ("study", "findings", "rationale", "evidence", "sectors", "review", "rep
 HOSTILE = '<img src=x onerror="window.hacked=1"> {{ window.hacked = 1 }} <b>"bold" & \'all\'</b>'
 KEPT = (
     "id", "kind", "colour", "ink", "svg", "role", "sequence", "thumbnail", "state", "level", "command", "concept",
+    "map",
 )  # fmt: skip
 """Keys whose text steers the page and never comes from a study or a reader."""
 
@@ -60,6 +61,7 @@ def _state(case: Case | None, **reading: Any) -> State:
         "ui": page.ui(),
         "chooser": {
             "root": True, "folder": "outpatients", "up": "", "uploads": True, "limit_mb": 512, "message": "",
+            "listing": False,
             "folders": [{"id": "outpatients/2024", "name": "2024"}, {"id": "outpatients/2025", "name": "2025"}],
             "studies": [
                 {"id": "outpatients/case-0007", "name": "case-0007", "detail": "DICOM, 312 files"},
@@ -69,7 +71,7 @@ def _state(case: Case | None, **reading: Any) -> State:
         "notice": {"id": 0, "kind": "", "text": "", "detail": "", "question": None},
         "views": {
             "layout": 1, "evidence": True, "gland": True, "mode": "", "crosshair": False,
-            "shown": [] if case is None else list(case.study.roles),
+            "map": None if case is None else case.selection.concept,
             "position": {"slice": 4 * there, "slices": 10 * there, "text": "slice 4 of 10" if there else ""},
         },
     }  # fmt: skip

@@ -269,6 +269,40 @@ def test_typed_text_outlives_news(desk: Desk) -> None:
     assert desk.sent() == [["reader", {"name": "B. Reader"}]]
 
 
+def test_what_was_typed_goes_with_its_study(desk: Desk) -> None:
+    desk.show("everything")
+    psa, editor = desk.page.get_by_label("PSA, ng/mL"), desk.page.locator(".editor")
+    psa.fill("23.5")
+    desk.page.get_by_role("button", name="Change the answer to signal").click()
+    desk.page.get_by_role("radio", name="isointense").check()
+    desk.set("rationale", lesion=2)
+    expect(editor).to_have_count(0)
+    assert psa.input_value() == "23.5", "it is the same patient's"
+    change = desk.page.get_by_role("button", name="Change the answer to signal")
+    for case in (1, 2):
+        change.click()
+        expect(desk.page.get_by_role("radio", name="moderately hypointense")).to_be_checked()
+        desk.page.get_by_role("radio", name="isointense").check()
+        desk.set("study", case=case)
+        expect(editor).to_have_count(0)
+        expect(psa).to_have_value("6.8")
+    assert desk.page.evaluate("window.trame.state.get('ui').draft") == {}
+    assert desk.sent() == []
+
+
+def test_an_answer_is_not_given_to_a_region_that_came_meanwhile(desk: Desk) -> None:
+    desk.show("nameless")
+    desk.page.get_by_role("radio", name="isointense").check()
+    desk.page.get_by_label("Your name or initials").fill("B. R.")
+    desk.page.evaluate("""() => {
+      const state = window.trame.state, rationale = state.get("rationale");
+      window.mr.apply(rationale.steps.find((x) => x.id === "t2.signal"));
+      return state.set("rationale", { ...rationale, lesion: 2 });
+    }""")
+    expect(desk.page.locator(".editor")).to_have_count(0)
+    assert desk.sent() == [["reader", {"name": "B. R."}]]
+
+
 def test_a_held_key_is_not_queued_but_nothing_is_lost(desk: Desk) -> None:
     desk.page.evaluate("""() => { for (let k = 0; k < 60; k++)
       document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp", bubbles: true })); }""")
@@ -450,6 +484,32 @@ def test_a_question_is_answered_by_its_own_command(desk: Desk) -> None:
     assert desk.sent() == [["close", {"confirmed": True}], ["dismiss", {}]]
 
 
+LEAVING = "() => window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+
+
+def test_the_browser_asks_before_unsaved_work_goes_with_its_page(desk: Desk) -> None:
+    assert desk.page.evaluate(LEAVING)
+    desk.set("review", unsaved=True)
+    assert not desk.page.evaluate(LEAVING)
+    desk.set("review", unsaved=False)
+    assert desk.page.evaluate(LEAVING)
+
+
+def test_the_shelf_is_listed_when_it_is_opened(desk: Desk) -> None:
+    desk.set("ui", open={"study": True})
+    chooser = desk.page.get_by_text("Open another study")
+    expect(chooser).to_be_visible()
+    assert desk.sent() == []
+    chooser.click()
+    desk.page.wait_for_function("() => window.trame.state.get('mock_calls').length")
+    assert desk.sent() == [["browse", {"id": "outpatients"}]]
+    desk.set("chooser", listing=True, folders=[], studies=[])
+    expect(desk.page.locator(".chooser")).to_contain_text("Looking into the folder")
+    expect(desk.page.locator(".chooser")).not_to_contain_text("Nothing here")
+    chooser.click()
+    assert len(desk.sent()) == 1
+
+
 def test_windows_are_chosen_from_the_menu(desk: Desk) -> None:
     for name in ("0 to 2000", "From each image"):
         desk.page.get_by_text("Window", exact=True).click()
@@ -507,6 +567,19 @@ def test_a_place_is_clicked_for_an_explanation(desk: Desk) -> None:
     assert [desk.page.evaluate(cursor, name) for name in ("MR_T2W", "MR_3D")] == ["crosshair", "auto"]
 
 
+def test_a_view_names_only_the_evidence_that_lies_over_it(desk: Desk) -> None:
+    said = desk.page.locator(".view-said")
+    expect(said).to_have_text("Evidence: signal: moderately hypointense")
+    desk.set("views", map=None)
+    expect(said).to_have_count(0)
+    desk.set("job", running=True)
+    expect(said).to_have_text("Evidence is being read: signal: moderately hypointense")
+    desk.set("views", map="t2.homog")
+    expect(said).to_have_text("Evidence is being read: signal: moderately hypointense")
+    desk.set("views", evidence=False)
+    expect(said).to_have_count(0)
+
+
 def test_views_hear_the_mouse_and_no_keys(desk: Desk) -> None:
     desk.page.evaluate(LISTEN)
     desk.page.locator("[data-view='MR_T2W']").click()
@@ -543,9 +616,9 @@ def test_a_folder_keeps_its_paths(desk: Desk, tmp_path: Path) -> None:
     with desk.page.expect_file_chooser() as chosen:
         desk.page.get_by_role("button", name="A folder").click()
     chosen.value.set_files(tmp_path / "study")
-    desk.page.wait_for_function("() => window.trame.state.get('mock_calls').length")
-    ((name, files),) = desk.sent()
-    assert name == "upload"
+    uploads = "window.trame.state.get('mock_calls').filter((call) => call[0] === 'upload')"
+    desk.page.wait_for_function(f"() => {uploads}.length")
+    ((_, files),) = desk.page.evaluate(uploads)
     assert sorted(files) == [["file", "study/adc/1.dcm", 2], ["file", "study/t2/1.dcm", 2]]
 
 

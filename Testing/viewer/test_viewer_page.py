@@ -74,7 +74,7 @@ LESION = {
 }  # fmt: skip
 SHAPE: dict[str, Any] = {
     "study": {
-        "open": bool, "name": str, "sample": bool, "explained": bool, "read_only": bool,
+        "open": bool, "case": int, "name": str, "sample": bool, "explained": bool, "read_only": bool,
         "images": [{"role": OneOf("t2w", "adc", "hbv"), "name": str, "present": bool, "detail": str}],
         "quality": [{"text": str, "level": OneOf("ok", "note", "warn")}], "message": str,
     },
@@ -103,7 +103,7 @@ SHAPE: dict[str, Any] = {
         "stops": [{"colour": str, "label": str, "at": float}], "thumbnail": Maybe(str),
     },
     "review": {
-        "reader": str, "can_undo": bool, "can_redo": bool, "can_reset": bool, "editable": bool,
+        "reader": str, "can_undo": bool, "can_redo": bool, "can_reset": bool, "editable": bool, "unsaved": bool,
         "signed": Maybe({"reader": str, "when": str, "text": str}), "psa": Maybe(float), "psa_text": str,
         "log": [{"when": str, "reader": str, "text": str}], "log_ok": bool,
         "shifts": [{"role": OneOf("adc", "hbv"), "name": str, "x": float, "y": float, "z": float}],
@@ -180,6 +180,13 @@ def test_without_a_study_the_page_says_so_and_offers_nothing() -> None:
     assert state["review"]["downloads"] == []
     assert not state["review"]["editable"]
     assert state["sectors"]["svg"] == ""
+
+
+def test_the_page_hears_which_case_it_is_and_whether_work_would_go() -> None:
+    for case in (None, case_of()):
+        for number, unsaved in ((3, False), (4, True)):
+            state = checked(shown(case, number=number, unsaved=unsaved))
+            assert (state["study"]["case"], state["review"]["unsaved"]) == (number, unsaved)
 
 
 def test_the_presenter_needs_neither_slicer_nor_a_server_nor_torch() -> None:
