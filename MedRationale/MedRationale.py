@@ -108,6 +108,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._scratch: Path | None = None
         self._refreshing = False
         self._failed: Any = None
+        self._gone = False
         self._shown: tuple[Any, Any, Any] = (None, None, None)
 
     # --------------------------------------------------------------------------------------------------- Slicer's hooks
@@ -191,6 +192,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Slicer ends, or the module is reloaded: no process, no timer, no file stays behind."""
         if self.logic is None:
             return
+        self._gone = True  # what was put off until later finds no widgets any more
         self.timer.stop()
         self.saveTimer.stop()
         self.correct.stopPlacing()
@@ -288,12 +290,14 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if not saved or self.desk.case is not None:
             return
         self.desk.restore(saved[-1])
-        self.study.choose(self.desk.nodes)
+        self.study.choose(self.desk.nodes, self.desk.case.study.psa or 0.0)
         self.showInputs()
         more = len(saved) - 1
         text = _("The case that was saved with this scene is open again.")
         if more:
-            text += " " + _("{more} more in the scene: remove the results of this one to open the next.").format(more=more)
+            text += " " + _("{more} more in the scene: remove the results of this one to open the next.").format(
+                more=more
+            )
         self.say(text)
         self.refresh()
 
@@ -304,7 +308,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         with self.waiting(_("Opening the case...")):
             self.desk.load_case(Path(folder))
-        self.study.choose(self.desk.nodes)
+        self.study.choose(self.desk.nodes, self.desk.case.study.psa or 0.0)
         self.showInputs()
         self.say(_("The case of the folder is open again."))
         self.refresh()
@@ -513,6 +517,8 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def attempt(self, call: Callable[[], Any]) -> Any:
         """Do something that a person asked for; what goes wrong is said in the panel, never in a box that blocks."""
+        if self._gone:
+            return None
         try:
             return call()
         except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:

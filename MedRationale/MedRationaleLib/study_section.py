@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from MedRationaleLib.widgets import currentData, fillBox, onSignal
+from MedRationaleLib.widgets import currentData, fillBox, later, onSignal
 
 NAMES = {"t2w": "T2W", "adc": "ADC", "hbv": "High-b"}
 """How the panel calls the sequences."""
@@ -32,7 +32,11 @@ class StudySection:
         onSignal(self.ui.psaSpinBox, "editingFinished()", lambda: panel.attempt(self.setPsa))
         self.psaOf: str | None = None
         for selector in self.selectors.values():
-            onSignal(selector, "currentNodeChanged(vtkMRMLNode*)", lambda *_args: panel.attempt(self._imagesChanged))
+            # later: the parameter node takes the choice first, and would give it back with the PSA
+            onSignal(
+                selector, "currentNodeChanged(vtkMRMLNode*)",
+                lambda *_args: later(lambda: panel.attempt(self._imagesChanged)),
+            )  # fmt: skip
 
     def nodes(self) -> dict[str, Any]:
         """role -> chosen node, or None."""
@@ -47,12 +51,17 @@ class StudySection:
         given = {role: node for role, node in self.nodes().items() if node is not None}
         return self.panel.desk.case is not None and given == self.panel.desk.nodes
 
+    def _first(self) -> str | None:
+        """The ID of the image that stands for the examination."""
+        return next((node.GetID() for node in self.nodes().values() if node is not None), None)
+
     def _imagesChanged(self) -> None:
-        """Another examination is chosen: a PSA that was entered for the one before is not its own."""
-        first = next((node.GetID() for node in self.nodes().values() if node is not None), None)
-        if None not in (first, self.psaOf) and first != self.psaOf:
-            self.ui.psaSpinBox.setValue(0.0)
+        """By hand another examination is chosen: PSA and remarks of the one before are not its own."""
+        first = self._first()
+        if first != self.psaOf:
             self.ui.whyLabel.setText("")
+            if None not in (first, self.psaOf):
+                self.ui.psaSpinBox.setValue(0.0)
         self.psaOf = first
 
     def find(self) -> None:
@@ -69,9 +78,14 @@ class StudySection:
                 _("No T2W, ADC or high-b volume was found in the scene. Load a study, or choose the volumes by hand.")
             )
 
-    def choose(self, nodes: dict[str, Any]) -> None:
+    def choose(self, nodes: dict[str, Any], psa: float | None = None) -> None:
+        """Choose images; without their PSA (0: unknown) the one that was entered stays if it is of the same images."""
         for role, selector in self.selectors.items():
             selector.setCurrentNode(nodes.get(role))
+        first = self._first()
+        if psa is not None or (None not in (first, self.psaOf) and first != self.psaOf):
+            self.ui.psaSpinBox.setValue(psa or 0.0)
+        self.psaOf = first
 
     def chooseFolder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(None, _("Study folder: DICOM, or NIfTI, MHA, NRRD files"))
@@ -82,11 +96,10 @@ class StudySection:
         """Read a folder into nodes and choose them."""
         with self.panel.waiting(_("Reading the study...")):
             nodes = self.panel.desk.load_folder(folder)
-        self.choose(nodes)
         study = self.panel.desk.loaded_study
+        self.choose(nodes, study.psa or 0.0)
         lines = [str(choice) for choice in study.choices] + [str(note) for note in study.notes]
         self.ui.whyLabel.setText("\n".join(lines))
-        self.ui.psaSpinBox.setValue(study.psa or 0.0)
         self.panel.showInputs()
 
     def chooseCase(self) -> None:
