@@ -309,17 +309,19 @@
   }
 
   // Browsers ask in words of their own. On the page of a lost connection there is nothing left to keep.
-  window.addEventListener("beforeunload", (event) => {
+  function onLeave(event) {
     if (!state("review")?.unsaved || document.querySelector(".lost")) return;
     event.preventDefault();
     event.returnValue = "unsaved"; // what older browsers want instead
-  });
+    event.stopImmediatePropagation(); // trame's client would hang up before the reader has answered
+  }
 
   const swallow = (event) => event.stopPropagation();
 
   window.addEventListener("keydown", onKeyDown, true);
   window.addEventListener("keypress", swallow, true);
   window.addEventListener("keyup", swallow, true);
+  window.addEventListener("beforeunload", onLeave, true);
 
   // The row that has the focus is the one that Tab comes back to.
   document.addEventListener("focusin", (event) => {

@@ -18,7 +18,7 @@ from MedRationaleLogic.export.palette import luminance
 
 pytest.importorskip("trame", reason="the viewer's packages are not installed")
 pytest.importorskip("playwright", reason="playwright is not installed")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 HERE = Path(__file__).resolve().parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -484,17 +484,6 @@ def test_a_question_is_answered_by_its_own_command(desk: Desk) -> None:
     assert desk.sent() == [["close", {"confirmed": True}], ["dismiss", {}]]
 
 
-LEAVING = "() => window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
-
-
-def test_the_browser_asks_before_unsaved_work_goes_with_its_page(desk: Desk) -> None:
-    assert desk.page.evaluate(LEAVING)
-    desk.set("review", unsaved=True)
-    assert not desk.page.evaluate(LEAVING)
-    desk.set("review", unsaved=False)
-    assert desk.page.evaluate(LEAVING)
-
-
 def test_the_shelf_is_listed_when_it_is_opened(desk: Desk) -> None:
     desk.set("ui", open={"study": True})
     chooser = desk.page.get_by_text("Open another study")
@@ -569,13 +558,13 @@ def test_a_place_is_clicked_for_an_explanation(desk: Desk) -> None:
 
 def test_a_view_names_only_the_evidence_that_lies_over_it(desk: Desk) -> None:
     said = desk.page.locator(".view-said")
-    expect(said).to_have_text("Evidence: signal: moderately hypointense")
+    expect(said).to_have_text("Evidence: moderately hypointense")
     desk.set("views", map=None)
     expect(said).to_have_count(0)
     desk.set("job", running=True)
-    expect(said).to_have_text("Evidence is being read: signal: moderately hypointense")
+    expect(said).to_have_text("Evidence is being read: moderately hypointense")
     desk.set("views", map="t2.homog")
-    expect(said).to_have_text("Evidence is being read: signal: moderately hypointense")
+    expect(said).to_have_text("Evidence is being read: moderately hypointense")
     desk.set("views", evidence=False)
     expect(said).to_have_count(0)
 
@@ -662,6 +651,32 @@ def test_what_is_not_there_yet_is_left_out(desk: Desk) -> None:
     desk.page.evaluate("(given) => window.trame.state.update(given)", dict.fromkeys(PARTS))
     expect(desk.page.locator(".page .bar")).to_have_count(1)
     assert desk.sent() == []
+
+
+def test_the_browser_asks_before_unsaved_work_goes_with_its_page(browser: Browser, site: str) -> None:
+    page, asked = browser.new_page(), []
+    desk, leave = Desk(page), "() => { setTimeout(() => location.assign('about:blank')) }"
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    page.goto(site)
+    page.wait_for_selector(".page")
+    desk.show("explained")
+    reset = page.get_by_role("button", name="Reset", exact=True)
+    reset.click()  # a browser asks only where somebody was at work
+    desk.set("review", unsaved=True)
+    with page.expect_event("dialog"):
+        page.evaluate(leave)
+    reset.click()
+    assert desk.sent() == [["reset_views", {}]] * 2, "the page that stays has its server"
+    desk.set("review", unsaved=False)
+    page.evaluate(leave)
+    page.wait_for_url("about:blank")
+    assert asked == ["beforeunload"]
+    page.close()
 
 
 def test_a_lost_connection_is_said(browser: Browser, site: str) -> None:
