@@ -30,7 +30,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,6 +57,8 @@ SUMMARY_COLUMNS: Final = (
     "case_flags", "seconds", "bundle", "notice",
 )  # fmt: skip
 FAILURE_COLUMNS: Final = ("case", "where", "kind", "reason")
+LOOK_S: Final = 1.0
+"""How often it is asked whether to stop while others explain."""
 Json = dict[str, Any]
 
 _FILES: Final = (EXPLANATION, "zones.nii.gz", "lesions.nii.gz", REPORT, "report.txt")
@@ -127,8 +129,8 @@ def run(
         explainer: what runs the network: in process or in a worker. Not with ``jobs`` or ``executor``.
         progress: called with (share done 0..1, "2 of 9, case: stage"); where several are explained at once, when one
             of them has ended.
-        cancelled: asked between cases and, where one is explained after the other, before each stage; True ends the
-            run, and what is done stays. Cases that others are explaining already are waited for.
+        cancelled: asked between cases and, where one is explained after the other, before each stage, else each
+            second; True ends the run, and what is done stays. Cases that others are explaining already are waited for.
         overwrite: also explain the cases that have a complete result already.
         jobs: cases at once, each in a process of its own with its share of the cores. A script that asks for more than
             one needs ``if __name__ == "__main__":``, as everything that starts processes by :mod:`multiprocessing`.
@@ -200,29 +202,29 @@ def _at_once(
     """Many cases, wherever the pool runs them: the number from 0 of each that has ended, and what became of it.
 
     Raises:
-        BatchError: a process ended in the middle of a case.
+        BatchError: a process ended in the middle of a case, or the executor gave one back unexplained.
     """
     begun = {pool.submit(_attempt_here, job, place / job.case, order): number for number, job in enumerate(cases)}
-    told = 0
+    left, told = set(begun), 0
     try:
-        for future in as_completed(begun):
+        while left:
+            ended, left = wait(left, LOOK_S, FIRST_COMPLETED)
+            for future in sorted(ended, key=begun.__getitem__):
+                try:
+                    outcome = future.result()
+                except (Exception, CancelledError) as error:  # not the case's: that comes back as an outcome
+                    raise BatchError(
+                        f"a process ended in the middle of a case, as when memory is short ({type(error).__name__}); "
+                        "what is done stays: run again with fewer jobs, or with workers that have more memory"
+                    ) from error
+                told, number = told + 1, begun[future]
+                pace.begin(told, cases[number])
+                pace.stage(1.0, outcome.said)
+                yield number, outcome
             if pace.stop():
-                for other in begun:
-                    other.cancel()
-            if future.cancelled():
-                continue
-            outcome = future.result()
-            told, number = told + 1, begun[future]
-            pace.begin(told, cases[number])
-            pace.stage(1.0, outcome.said)
-            yield number, outcome
-    except BrokenExecutor as error:
-        raise BatchError(
-            "a process ended in the middle of a case, as when memory is short; what is done stays: run again with "
-            "fewer jobs"
-        ) from error
+                left = {future for future in left if not future.cancel()}  # those that have begun end first
     finally:
-        for future in begun:
+        for future in left:
             future.cancel()
 
 

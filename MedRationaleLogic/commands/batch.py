@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -28,6 +29,8 @@ class DeviceName(StrEnum):
 
 CLUSTER_S = 15
 """How long a scheduler may take to answer, seconds."""
+WORKERS_S = 60.0
+"""How long a scheduler may be without any worker, seconds: they may be starting."""
 FAILED = 4
 """Exit code when a case has no result; that of ``explain`` for a study that cannot be used."""
 
@@ -68,9 +71,9 @@ def batch(
             print(what if several else f"{case} ..." if share < 1.0 else case, file=sys.stderr, flush=True)
         told.add(case)
 
-    with _executor(cluster, jobs) as executor:
+    with _executor(cluster, jobs) as (executor, alone):
         made = batches.run(
-            source, output, bundle=bundle, device=device.value, progress=report, overwrite=overwrite,
+            source, output, bundle=bundle, device=device.value, progress=report, cancelled=alone, overwrite=overwrite,
             jobs=jobs, executor=executor,
         )  # fmt: skip
     if as_json:
@@ -87,14 +90,14 @@ def batch(
 
 
 @contextmanager
-def _executor(cluster: str | None, jobs: int) -> Iterator[Executor | None]:
-    """What explains the cases on a cluster; None without one.
+def _executor(cluster: str | None, jobs: int) -> Iterator[tuple[Executor | None, Callable[[], bool] | None]]:
+    """What explains the cases on a cluster, and what watches over its workers; None without one.
 
     Raises:
         typer.BadParameter: both a cluster and jobs; Dask is not installed; nobody answers there.
     """
     if cluster is None:
-        yield None
+        yield None, None
         return
     if jobs > 1:
         raise typer.BadParameter("a cluster has its own number of workers; leave --jobs out", param_hint="--cluster")
@@ -110,7 +113,32 @@ def _executor(cluster: str | None, jobs: int) -> Iterator[Executor | None]:
         raise typer.BadParameter(text, param_hint="--cluster") from error
     with client:
         # not pure: a case that is asked for again is done again
-        yield client.get_executor(pure=False)
+        yield client.get_executor(pure=False), _watch(client, cluster)
+
+
+def _watch(client: Any, cluster: str) -> Callable[[], bool]:
+    """What is asked each second whether to stop: never, but it says so when nobody is left who could go on."""
+    from MedRationaleLogic.batch import BatchError
+
+    seen = [time.monotonic()]
+
+    def look() -> bool:
+        try:
+            there = bool(client.nthreads())
+        except (OSError, RuntimeError) as error:
+            text = f"the Dask scheduler at {cluster} does not answer any more; what is done stays: run again"
+            raise BatchError(text) from error
+        now = time.monotonic()
+        if there:
+            seen[0] = now
+        elif now - seen[0] > WORKERS_S:
+            raise BatchError(
+                f"the Dask scheduler at {cluster} has had no worker for {WORKERS_S:.0f} s; what is done stays: start "
+                "workers and run again"
+            )
+        return False
+
+    return look
 
 
 def _facts(made: BatchSummary) -> dict[str, Any]:

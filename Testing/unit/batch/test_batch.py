@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -723,6 +723,48 @@ def test_a_process_that_is_ended_from_outside_is_told(cohort: Path, out: Path) -
     with Killed(1) as pool, pytest.raises(BatchError, match="what is done stays: run again with fewer jobs"):
         run(cohort, out, executor=pool)
     assert rows(out / "failures.csv") == []
+
+
+def test_a_case_that_others_give_back_ends_the_run(cohort: Path, out: Path, threads: Threads) -> None:
+    """As Dask does with all of them when its scheduler is gone."""
+
+    class Lost(ThreadPoolExecutor):
+        def submit(self, function: Any, /, *arguments: Any, **more: Any) -> Any:
+            made = super().submit(function, *arguments, **more) if arguments[0].case == "case 1" else Future()
+            if arguments[0].case != "case 1":
+                made.cancel()
+                made.set_running_or_notify_cancel()
+            return made
+
+    with Lost(1) as pool, pytest.raises(BatchError, match=r"ended in the middle of a case.*CancelledError"):
+        run(cohort, out, executor=pool)
+    assert run(cohort, out, explainer=FakeExplainer()).pending == ()
+
+
+@pytest.mark.parametrize("lost", ["worker", "scheduler"])
+def test_a_cluster_that_nobody_works_for_is_told(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from MedRationaleLogic.commands import batch as command
+
+    answers: list[Any] = [{"a": 1}, {}, {}, {}] if lost == "worker" else [{"a": 1}, OSError("Timed out")]
+
+    def nthreads() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    clock = iter([0.0, 10.0, 20.0, 60.0, 71.0])
+    monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
+    look = command._watch(SimpleNamespace(nthreads=nthreads), "tcp://host:8786")
+    assert look() is False
+    if lost == "scheduler":
+        with pytest.raises(BatchError, match="does not answer any more"):
+            look()
+        return
+    assert look() is False
+    assert look() is False
+    with pytest.raises(BatchError, match="no worker for 60 s"):
+        look()
 
 
 def test_one_way_to_explain_at_a_time(cohort: Path, out: Path, threads: Threads) -> None:
