@@ -410,6 +410,9 @@ def test_chosen_from_the_shelf_and_deleted_meanwhile(server: Server, open_page: 
     made = next(iter(sorted((server.root.parent / "home").glob("sample-*"))))
     study = server.root / "patient <i>1"
     shutil.copytree(made / "nifti", study)
+    page.evaluate("window.mr.fold('review', true)")
+    psa = page.get_by_label("PSA, ng/mL")
+    psa.fill("23.5")  # of the sample, and not sent
     do(page, "browse", id="")
     until(page, "s.chooser.studies.length === 1")
     entry = state(page, "chooser")["studies"][0]
@@ -421,6 +424,7 @@ def test_chosen_from_the_shelf_and_deleted_meanwhile(server: Server, open_page: 
     shutil.rmtree(study)
     do(page, "explain")
     explained(page)
+    expect(psa).not_to_have_value("23.5")
     do(page, "open_study", id=entry["id"])
     until(page, "s.notice.kind === 'error'")
     assert "no such folder" in state(page, "notice")["text"]
