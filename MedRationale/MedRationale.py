@@ -108,7 +108,7 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._scratch: Path | None = None
         self._refreshing = False
         self._failed: Any = None
-        self._gone = False
+        self._gone = self._mapIsDue = False
         self._shown: tuple[Any, Any, Any] = (None, None, None)
 
     # --------------------------------------------------------------------------------------------------- Slicer's hooks
@@ -471,10 +471,11 @@ class MedRationaleWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._shown = shown
             later(lambda: self.attempt(self._showEvidence))  # the findings are on the screen before the map is made
             self.desk.jump()
+        elif self._mapIsDue and not self.desk.busy:
+            later(lambda: self.attempt(self._showEvidence))  # the views stay where the reader has scrolled meanwhile
 
     def _showEvidence(self) -> None:
-        if not self.evidence.show():
-            self._shown = (None, None, None)  # the network is busy otherwise: asked again at the next refresh
+        self._mapIsDue = not self.evidence.show()
 
     def _showJob(self) -> None:
         job, ui = self.desk.job, self.ui

@@ -16,7 +16,7 @@ from MedRationaleLogic.pirads import rules
 from MedRationaleLogic.pirads.lexicon import SEQUENCES, ZONE_NAMES, load
 from MedRationaleLogic.pirads.rationale import ZONE_SHARE_UNCERTAIN, Findings, build
 from MedRationaleLogic.pirads.rules import Dce, Score, Zone
-from MedRationaleLogic.training.reports import Finding, Span
+from MedRationaleLogic.training.reports import Finding, Span, place_of
 
 SCHEMA: Final = "medrationale.triple-rationale/1"
 PARAPHRASES: Final = 5
@@ -372,9 +372,10 @@ def _paraphrase(values: Mapping[str, str], zone: str, k: int) -> str:
 def contradictions(finding: Finding, measured: LesionMeasures | None = None) -> list[str]:
     """What a report says of a lesion against its mask, and against itself; each as one sentence, none when it fits.
 
-    Side and level contradict when none of the sectors that hold at least 10 % of the mask has them; the zone when it
-    holds less than 25 % of the mask (CZ and AFS have no mask and are not judged); the size when it differs from both
-    the in-plane and the 3D diameter by more than the larger of 5 mm and 30 % of the stated size.
+    Side, level and zone are those that the report states, else those of the sectors it names. Side and level contradict
+    when none of the sectors that hold at least 10 % of the mask has them; the zone when it holds less than 25 % of the
+    mask (CZ and AFS have no mask and are not judged); the size when it differs from both the in-plane and the 3D
+    diameter by more than the larger of 5 mm and 30 % of the stated size.
 
     Args:
         finding: as :mod:`MedRationaleLogic.training.reports` reads it.
@@ -394,18 +395,23 @@ def contradictions(finding: Finding, measured: LesionMeasures | None = None) -> 
 
 def _against_mask(finding: Finding, measured: LesionMeasures) -> list[str]:
     found = []
+    side, stated_levels, zone = place_of(finding.sectors)
+    # Where the report gives two answers, its sectors do not choose between them.
+    side = finding.side or (None if "side" in finding.conflicts else side)
+    zone = finding.zone or (None if "zone" in finding.conflicts else zone)
+    stated_levels = finding.levels or stated_levels
     parts = [key.split("-") for key, _ in measured.sectors]
     sides, levels = {part[2] for part in parts}, {part[1] for part in parts}
-    if sides and finding.side in ("R", "L") and finding.side not in sides:
-        found.append(f"side: the report says {finding.side}, the mask lies in {_listed(sides)}")
-    if sides and finding.side == "both" and len(sides) == 1:
+    if sides and side in ("R", "L") and side not in sides:
+        found.append(f"side: the report says {side}, the mask lies in {_listed(sides)}")
+    if sides and side == "both" and len(sides) == 1:
         found.append(f"side: the report says both, the mask lies in {_listed(sides)} only")
-    if levels and finding.levels and not set(finding.levels) & levels:
-        found.append(f"level: the report says {_listed(finding.levels)}, the mask lies in {_listed(levels)}")
-    share = measured.zone_shares.get(finding.zone or "", 0.0)
+    if levels and stated_levels and not set(stated_levels) & levels:
+        found.append(f"level: the report says {_listed(stated_levels)}, the mask lies in {_listed(levels)}")
+    share = measured.zone_shares.get(zone or "", 0.0)
     inside = measured.zone_shares.get("PZ", 0.0) + measured.zone_shares.get("TZ", 0.0)
-    if finding.zone in get_args(Zone) and inside > 0 and share < ZONE_SHARE_UNCERTAIN:
-        found.append(f"zone: the report says {finding.zone}, which holds {share:.0%} of the mask")
+    if zone in get_args(Zone) and inside > 0 and share < ZONE_SHARE_UNCERTAIN:
+        found.append(f"zone: the report says {zone}, which holds {share:.0%} of the mask")
     stated = finding.greatest_mm
     if stated is not None:
         allowed = max(SIZE_DIFFERENCE_MM, SIZE_DIFFERENCE * stated)

@@ -6,7 +6,8 @@ answers ("hypointense" on T2W is mild or moderate) only excludes the others, and
 other and are listed as a conflict.
 
 Negation follows the idea of NegEx (Chapman et al., J Biomed Inform 2001;34:301): a negating word covers what comes
-after it up to "but", "with" or the sentence's end; over a comma only when the list goes on with "or" / "nor".
+after it up to "but", "with" or the sentence's end; over a comma only in a list that goes on with "or" / "nor"; "no
+change" and the like negate nothing.
 Source of terms: ``Resources/Lexicon/lexicon.toml`` (PI-RADS v2.1). Research use only.
 """
 
@@ -222,10 +223,35 @@ _ALSO: Final = re.compile(
 )
 _NEGATION: Final = re.compile(r"(?<![\w-])(?:no|not|without|absent|lacks?|lack of|neither|nor|never|negative for|free "
                               r"of|rather than)(?![\w-])", re.IGNORECASE)  # fmt: skip
+# Words that look like a negation and only say that something is as it was, or is more than that.
+_PSEUDO: Final = re.compile(
+    r"(?<![\w-])(?:(?:no|without|lack of)(?:\s+(?:significant|interval|relevant|apparent|substantial|further))*\s+"
+    r"(?:change|increase|growth|progression)s?|not(?:\s+(?:significantly|substantially))?\s+(?:only|previously|merely|"
+    r"just|necessarily|changed|increased|grown)|no\s+doubt)(?![\w-])", re.IGNORECASE,
+)  # fmt: skip
 _NEGATED_AFTER: Final = re.compile(
-    r"\s*(?:is |are |was )?(?:absent|not (?:seen|present|identified|evident)|excluded)(?!\w)", re.IGNORECASE
+    r"\s*(?:is |are |was )?(?:absent|not (?:seen|present|identified|evident)|excluded)(?!\w)"
+    r"(?!\s+(?:previously|before|earlier|on (?:the )?(?:previous|prior)))", re.IGNORECASE
+)  # fmt: skip
+_TERMINATES: Final = re.compile(
+    r"(?<![\w-])(?:but|with|however|although|though|except|instead|yet|while|whereas|there (?:is|are))(?![\w-])", re.I
 )
-_TERMINATES: Final = re.compile(r"(?<![\w-])(?:but|with|however|although|though|except|instead)(?![\w-])", re.I)
+_AND_ASSERTED: Final = re.compile(
+    r"(?<!\w)and\s+(?:definite|frank|gross|clear|unequivocal|obvious|evident|overt|there|it|is|are|shows?|has)(?!\w)",
+    re.IGNORECASE,
+)
+_AND_GRADED: Final = re.compile(rf"(?<!\w)and\s+(?:{_MARKED}|{_MODERATE}|{_MILD})(?!\w)", re.IGNORECASE)
+# What ends or never stands in an item of a negated list: "no A, B or C" against "no A, B at the base or apex".
+_CLAUSE: Final = (
+    r"of|at|in|on|to|from|by|for|with|within|near|along|through|into|over|towards?|is|are|was|which|that|seen|"
+    r"measur\w+|abut\w*|involv\w+|stable|unchanged|larger|smaller|new|known|suspicious|PI-?RADS"
+)
+_NOT_LISTED: Final = re.compile(rf"\d|(?<![\w-])(?:{_CLAUSE})(?!\w)", re.IGNORECASE)
+_OR: Final = re.compile(r"(?<!\w)n?or(?!\w)", re.IGNORECASE)
+_LISTED: Final = rf"\s+(?!(?:{_CLAUSE}|n?or)(?!\w))[a-z][\w-]*"
+_LIST_GOES_ON: Final = re.compile(
+    rf"(?:{_LISTED}){{0,3}}(?P<more>(?:\s*,(?:{_LISTED}){{1,4}})*)(?P<comma>\s*,)?\s+n?or(?!\w)", re.IGNORECASE
+)
 _DOUBT: Final = re.compile(
     r"(?<![\w-])(?:possibl[ey]|probabl[ey]|likely|suspect(?:ed)?|suspicious for|suspicion of|questionable|equivocal|may"
     r"|might|could|suggest(?:s|ive|ing)?(?: of)?|appears?|presumabl[ey]|perhaps|concern for)(?!\w)", re.IGNORECASE,
@@ -234,7 +260,8 @@ _DOUBT_AFTER: Final = re.compile(
     r"\s*(?:\?|is (?:possible|suspected|likely|questionable)|(?:cannot|can not) be (?:excluded|ruled out)|"
     r"not excluded)", re.IGNORECASE
 )  # fmt: skip
-_SENTENCE_END: Final = re.compile(r"[.;!?](?=\s|$)|\n")
+# A line's end is a sentence's end, unless a long line goes on in lower case: that one was only wrapped.
+_SENTENCE_END: Final = re.compile(r"[.;!?](?=\s|$)|\n(?![ \t]*[a-z])|(?<![^\n]{50})\n")
 
 
 @cache
@@ -265,10 +292,18 @@ def _phrases() -> tuple[tuple[str, re.Pattern[str], str, str, str], ...]:
 # --------------------------------------------------------------------------------------------------------------- text
 
 
+_THING: Final = r"(?:lesion|finding|ROI|target|region)"
+# What stands in brackets behind the name ("Lesion 1 (left mid PZ, PI-RADS 5):") belongs to the lesion: the heading ends
+# before it.
 _HEADING: Final = re.compile(
-    r"^[ \t]*(?:[-*#]\s*)?(?P<name>(?:index |dominant )?(?:lesion|finding|ROI|target|region)[ \t]*(?:#|no\.?)?[ \t]*"
-    r"(?:\d{1,2}|[A-H])?)[ \t]*(?:\([^)\n]*\))?[ \t]*[:.)-]", re.IGNORECASE | re.MULTILINE
-)  # fmt: skip
+    rf"^[ \t]*(?:[-*#]\s*)?(?P<name>(?P<lead>index |dominant )?{_THING}(?P<number>[ \t]*(?:#|no\.?)?[ \t]*(?:\d{{1,2}}|"
+    r"[A-H])(?!\w))?)[ \t]*(?:(?=\([^)\n]*\)[ \t]*(?:(?P<after>:)|[.)–—-]|$))|(?P<colon>:)|[.)–—-](?!\d)|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+# A word alone opens a lesion only before a colon, and only in a report that numbers none.
+_BARE: Final = re.compile(
+    rf"^[ \t]*(?:[-*#]\s*)?(?P<name>{_THING})[ \t]*(?:(?=\([^)\n]*\)[ \t]*:)|:)", re.IGNORECASE | re.MULTILINE
+)
 _SECTION: Final = re.compile(
     r"^[ \t]*(?P<name>clinical (?:history|information)|history|indication|technique|comparison|prostate(?: gland)?"
     r"(?: volume| size)?|findings|impression|conclusion|summary|seminal vesicles?|lymph nodes?|bones?|quality|staging|"
@@ -280,9 +315,10 @@ _NOT_FINDINGS: Final = frozenset({"findings", "extraprostatic findings"})
 def parse_report(text: str) -> ParsedReport:
     """Read a report's text.
 
-    A finding begins at a heading such as "Lesion 1:", "ROI #2:" or "Index lesion:" and ends at the next one, or at
-    another section ("Impression:"). Without such headings the "Findings:" section, or a text without sections, is one
-    finding if it holds a descriptor, a score or a size together with a zone or sector.
+    A finding begins at a heading such as "Lesion 1:", "ROI #2 (left apex):" or "Index lesion:" and ends at the next
+    one, or at another section ("Impression:"). "Lesion:" alone is a heading only where the report numbers no lesion.
+    Without headings the "Findings:" section, or a text without sections, is one finding if it holds a descriptor, a
+    score or a size together with a zone or sector.
 
     Args:
         text: the report, English. It is best free of names; nothing of it is logged.
@@ -292,6 +328,8 @@ def parse_report(text: str) -> ParsedReport:
     """
     if not isinstance(text, str):
         raise ValueError(f"a report must be text, got {type(text).__name__}; for JSON use parse_structured")
+    if text.startswith("\ufeff"):  # a file's byte order mark; as a blank, every place in the text stays what it was
+        text = " " + text[1:]
     spans: list[Span] = []
     psa = _number(text, _PSA, "psa", spans)
     volume = _number(text, _VOLUME, "volume", spans)
@@ -306,26 +344,32 @@ def parse_report(text: str) -> ParsedReport:
 
 _PSA: Final = re.compile(
     r"(?<!\w)PSA(?! density)(?: level| value)?(?: of| is| was)?[\s:=]*"
-    r"(\d{1,4}(?:\.\d+)?)(?:\s*(?:ng|µg|ug)\s*/\s*m?l)?",
+    r"(\d{1,4}(?:\.\d+|,\d{1,2})?)(?![.,]?\d)(?:\s*(?:ng|µg|ug)\s*/\s*m?l)?",
     re.IGNORECASE,
 )
 _VOLUME: Final = re.compile(
-    r"(?:prostat\w*|gland\w*)[^.;\n]{0,60}?(\d{1,3}(?:\.\d+)?)\s*(?:ml|cc|cm3|cm³)(?!\w)", re.IGNORECASE
+    r"(?:prostat\w*|gland\w*)[^.;\n]{0,60}?(?<![\d.,])(\d{1,3}(?:\.\d+|,\d{1,2})?)\s*(?:ml|cc|cm3|cm³)(?!\w)",
+    re.IGNORECASE,
 )
 
 
 def _number(text: str, pattern: re.Pattern[str], item: str, spans: list[Span]) -> float | None:
     found = list(pattern.finditer(text))
-    if not found or len({float(m[1]) for m in found}) > 1:  # two different numbers: none is the report's
+    numbers = {float(m[1].replace(",", ".")) for m in found}
+    if len(numbers) != 1:  # two different numbers: none is the report's
         return None
     spans.append(Span(item, found[0].start(), found[0].end(), found[0][0]))
-    return float(found[0][1])
+    return numbers.pop()
 
 
 def _blocks(text: str) -> Iterator[tuple[str, int, int]]:
     """The parts that describe a lesion: its name, first and last character."""
-    headings = list(_HEADING.finditer(text))
+    headings = _headings(text)
     sections = [m for m in _SECTION.finditer(text) if not any(h.start() == m.start() for h in headings)]
+    if not headings:
+        bare = list(_BARE.finditer(text))
+        ends = sorted([m.start() for m in (*bare, *sections)] + [len(text)])
+        headings = [m for m in bare if _opens(text, m, next(e for e in ends if e > m.start()))]
     borders = sorted([h.start() for h in headings] + [s.start() for s in sections] + [len(text)])
     for heading in headings:
         yield heading["name"].strip(), heading.end(), next(b for b in borders if b > heading.start())
@@ -336,6 +380,28 @@ def _blocks(text: str) -> Iterator[tuple[str, int, int]]:
         yield "", prose[0].end(), next(b for b in borders if b > prose[0].start())
     elif not sections:
         yield "", 0, len(text)
+
+
+def _headings(text: str) -> list[re.Match[str]]:
+    """The headings, without wrapped lines that only begin like one ("... smaller than / lesion 1. It is")."""
+    found = [m for m in _HEADING.finditer(text) if m["lead"] or m["number"]]
+    names = [" ".join(m["name"].lower().split()) for m in found]
+    kept = []
+    for match, name in zip(found, names, strict=True):
+        line = text[: match.start()].removesuffix("\n").rpartition("\n")[2].rstrip()
+        goes_on = line != "" and line[-1] not in ".:;!?" and (len(line) >= 50 or match["name"][0].islower())
+        spoken_of = names.count(name) > 1 or not match["number"]
+        if match["colon"] or match["after"] or not (goes_on and spoken_of):
+            kept.append(match)
+    return kept
+
+
+def _opens(text: str, bare: re.Match[str], end: int) -> bool:
+    """Whether a word alone before a colon opens a lesion; "Finding: focal" is a line of one."""
+    finding = _finding(text, bare.end(), end, "")
+    said = finding.values or finding.scores or finding.size_mm or finding.category
+    placed = finding.zone or finding.sectors or finding.side or finding.levels
+    return bool(said and (placed or bare["name"].lower() not in ("finding", "region")))
 
 
 def _is_lesion(finding: Finding) -> bool:
@@ -359,9 +425,12 @@ def _finding(text: str, start: int, end: int, name: str, source: str = "") -> Fi
     phrases = list(_lexicon_hits(text, start, end))
     # A lexicon phrase is read as a whole: "well-defined border of a nodule" is a margin, not a pattern.
     masked = _masked(text, [(hit.start, hit.end) for hit, _ in phrases])
+    masked = _masked(masked, list(_elsewhere(masked, start, end)))
     hits = [hit for hit, _ in phrases] + [zone for _, zone in phrases]
-    hits += _descriptors(masked, start, end)
-    hits += _places(masked, start, end)
+    described = _descriptors(masked, start, end)
+    # "without capsule in the left TZ": the word negates the capsule, not the place
+    own = [(hit.start, hit.end) for hit in described if hit.item in ("t2.margin", "t2.capsule", "t2.texture")]
+    hits += described + _places(masked, start, end, own)
     hits += _scores(masked, start, end)
     hits += _sizes(masked, start, end)
     hits += _extension(masked, start, end)
@@ -413,6 +482,8 @@ def _descriptors(text: str, start: int, end: int) -> list[_Hit]:
     hits = []
     for match, attribute, values in kept:
         negated = _negated(text, match, start, end, inside)
+        if negated is None:
+            continue
         doubtful = _doubtful(text, match, start, end)
         hits.append(_Hit(attribute, values, *match.span(), negated, doubtful))
     return hits
@@ -474,11 +545,14 @@ def _by_polarity(sentence: str, named: tuple[str, ...]) -> tuple[str, ...]:
     return ("adc",) if dark else ("hbv",)
 
 
-def _negated(text: str, match: re.Match[str], start: int, end: int, inside: Sequence[tuple[int, int]] = ()) -> bool:
-    """Whether a negating word, which is not part of a term itself, covers the match."""
+def _negated(
+    text: str, match: re.Match[str], start: int, end: int, inside: Sequence[tuple[int, int]] = ()
+) -> bool | None:
+    """Whether a negating word, which is not part of a term itself, covers the match; None where that cannot be told."""
     first, last = _sentence(text, match.start(), start, end)
     if _NEGATED_AFTER.match(text, match.end(), last):
         return True
+    inside = [*inside, *(m.span() for m in _PSEUDO.finditer(text, first, last))]
     words = [
         m
         for m in _NEGATION.finditer(text, first, match.start())
@@ -487,10 +561,34 @@ def _negated(text: str, match: re.Match[str], start: int, end: int, inside: Sequ
     if not words:
         return False
     between = text[words[-1].end() : match.start()]
-    if _TERMINATES.search(between) or len(between.split()) > NEGATION_WORDS:
+    if _TERMINATES.search(between) or _closed(between) or len(between.split()) > NEGATION_WORDS:
         return False
-    rest = text[words[-1].end() : last]
-    return "," not in between or re.search(r"(?<!\w)n?or(?!\w)", rest) is not None
+    if "," in between:
+        return _in_list(text, match, between, last)
+    joined = text[words[-1].end() : match.end()]  # "and definite ..." may begin with the match itself
+    if _AND_ASSERTED.search(joined):
+        return False
+    # "no focal and markedly dark lesion" negates both, "no haemorrhage and markedly dark" the first
+    return None if _AND_GRADED.search(joined) else True
+
+
+def _in_list(text: str, match: re.Match[str], between: str, last: int) -> bool | None:
+    """Whether a match behind a negating word and a comma is an item of the negated list: "no A, B, or C"."""
+    item = re.sub(r"(?:evidence|signs?) of\s+$", "", between.rpartition(",")[2])
+    if _NOT_LISTED.search(item):
+        return False
+    if _OR.search(item):
+        return True
+    goes_on = _LIST_GOES_ON.match(text, match.end(), last)
+    if goes_on is None:
+        return False
+    # "no A, B, C, or D" is one list; in "no A, B, C or D" the last two may stand for themselves ("stable or larger")
+    return True if goes_on["comma"] or not goes_on["more"] else None
+
+
+def _closed(between: str) -> bool:
+    """Whether a bracket closes that was opened before: what was said in it does not reach further."""
+    return between.count(")") > between.count("(")
 
 
 def _doubtful(text: str, match: re.Match[str], start: int, end: int) -> bool:
@@ -501,7 +599,8 @@ def _doubtful(text: str, match: re.Match[str], start: int, end: int) -> bool:
     if not words:
         return False
     between = text[words[-1].end() : match.start()]
-    return "," not in between and not _TERMINATES.search(between) and len(between.split()) <= NEGATION_WORDS
+    ended = "," in between or _TERMINATES.search(between) or _closed(between)
+    return not ended and len(between.split()) <= NEGATION_WORDS
 
 
 # ------------------------------------------------------------------------------------------- places, scores and sizes
@@ -518,7 +617,7 @@ _SIDE: Final = re.compile(
     r"iliac|hip|obturator|inguinal|femur|acetabul))", re.IGNORECASE
 )  # fmt: skip
 _LEVEL: Final = {
-    "base": _compile(r"(?<!its )base|basal"),
+    "base": _compile(r"(?<!its )(?<!bladder )base(?! of (?:the )?(?:urinary )?(?:bladder|penis|seminal))|basal"),
     "mid": _compile(r"mid(?:[\s-]?(?:gland|prostate|third|level|zone))?|middle third"),
     "apex": _compile(r"apex|apical"),
 }
@@ -531,7 +630,34 @@ _SUBS: Final = {
 _SECTOR_KEY: Final = re.compile(r"(?<![\w-])(?:PZ(?:a|pl|pm)|TZ(?:a|p)|CZ|AFS)-(?:base|mid|apex)-[RL](?!\w)")
 
 
-def _places(text: str, start: int, end: int) -> list[_Hit]:
+_PART: Final = (
+    r"(?:side|lobe|half|zone|gland|mid-?gland|prostate|stroma|base|apex|level|third|left|right|PZ(?:a|pl|pm)?|TZ[ap]?|"
+    r"CZ|AFM?S)"
+)
+_SPARED: Final = re.compile(
+    rf"(?<![\w-]){_PART}(?:\s*:|\s+(?:is|are|appears?|looks?|remains?))?\s+(?:(?:otherwise|entirely|completely|"
+    r"largely)\s+)?(?:normal|spared|unremarkable|uninvolved|preserved|not\s+involved|free\s+of)(?!\w)"
+    r"(?!\s+(?:in\s+)?(?:signal|appearance|T2|ADC|DWI|high|tissue))", re.IGNORECASE
+)  # fmt: skip
+_NORMAL_PLACE: Final = re.compile(
+    r"(?<![\w-])(?:normal|unremarkable|spares|sparing)(?:\s+(?:of|the|contralateral|peripheral|transition(?:al)?|"
+    rf"central|mid|{_PART})(?!\w))+", re.IGNORECASE
+)  # fmt: skip
+_CLAUSE_END: Final = re.compile(r"[,:)]|(?<!\w)(?:but|while|whereas|although)(?!\w)", re.IGNORECASE)
+
+
+def _elsewhere(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """First and last character of what speaks of healthy tissue and not of the lesion: "the left side is spared"."""
+    for match in _SPARED.finditer(text, start, end):
+        first, last = _sentence(text, match.start(), start, end)
+        before = [m.end() for m in _CLAUSE_END.finditer(text, first, match.start())]
+        after = [m.start() for m in _CLAUSE_END.finditer(text, match.end(), last)]
+        # A clause keeps its last sign: the sentence after it must not run into the one before.
+        yield max(before, default=first), min(after, default=max(last - 1, match.end()))
+    yield from (match.span() for match in _NORMAL_PLACE.finditer(text, start, end))
+
+
+def _places(text: str, start: int, end: int, inside: Sequence[tuple[int, int]] = ()) -> list[_Hit]:
     hits = []
     for match in _SECTOR_KEY.finditer(text, start, end):
         if match[0] in _keys():
@@ -547,12 +673,16 @@ def _places(text: str, start: int, end: int) -> list[_Hit]:
     patterns += [("sub", sub, pattern) for sub, pattern in _SUBS.items()]
     for item, answer, pattern in patterns:
         for match in pattern.finditer(text, start, end):
-            if not _negated(text, match, start, end):
+            if _negated(text, match, start, end, inside) is False:
                 hits.append(_Hit(item, answer, *match.span(), doubtful=_doubtful(text, match, start, end)))
-    for match in _SIDE.finditer(text, start, end):
-        if not _negated(text, match, start, end):
-            side = SIDES[match[1].lower().removesuffix("ly")]
-            hits.append(_Hit("side", side, *match.span(), doubtful=_doubtful(text, match, start, end)))
+    sides = [m for m in _SIDE.finditer(text, start, end) if _negated(text, m, start, end, inside) is False]
+    if sides:  # the first sentence that names a side says where the lesion lies, a later one what lies beside it
+        _, last = _sentence(text, sides[0].start(), start, end)
+        hits += [
+            _Hit("side", SIDES[m[1].lower().removesuffix("ly")], *m.span(), doubtful=_doubtful(text, m, start, end))
+            for m in sides
+            if m.start() < last
+        ]
     return hits
 
 
@@ -561,8 +691,11 @@ def _keys() -> frozenset[str]:
     return frozenset(sector.key for sector in sector_map.SECTORS)
 
 
-_VALUE: Final = r"(?:\s*(?:score|assessment))?\s*(?:[:=]|of|is)?\s*([1-5X])(?:\s*/\s*5)?" \
-    r"(?![\w.,]\d|\w|\s*(?:mm|cm)|\s*[x×]\s*\d)"  # fmt: skip
+_DASH: Final = r"(?<=\s)[-–—−](?=\s)"
+# "4/5" is four of five; every other second number ("3-4", "2 or 3", "3+1") makes two answers of it.
+_VALUE: Final = rf"(?:\s*(?:score|assessment))?\s*(?:[:=]|of|is|{_DASH})?\s*([1-5X])(?:\s*/\s*5(?!\w))?" \
+    r"(?:\s*(?:[-–—−/+]|to(?!\w)|or(?!\w))\s*(?P<second>[1-5X])(?!\w|[.,]\d|[\s-]*(?:mm|cm)|\s*[x×]\s*\d))?" \
+    r"(?![\w.,]\d|\w|[\s-]*(?:mm|cm)|\s*[x×]\s*\d|[-–—−/]\d)"  # fmt: skip
 _SCORES: Final = {
     "t2w": re.compile(r"(?<![\w-])T2(?:WI?|[\s-]?weighted)?" + _VALUE, re.IGNORECASE),
     "dwi": re.compile(r"(?<![\w-])(?:DWI(?:\s*/\s*ADC)?|ADC\s*/\s*DWI)" + _VALUE, re.IGNORECASE),
@@ -571,15 +704,18 @@ _SCORES: Final = {
         re.IGNORECASE,
     ),
 }
+# A dash before a word separates; it is the sign only where nothing follows.
 _DCE: Final = re.compile(
-    r"(?<![\w-])DCE(?:\s*(?:score|assessment|result))?\s*(?:[:=]|is)?\s*(?:(?P<plus>\+|positive|pos|yes)|(?P<minus>-|−|"
-    r"negative|neg|no)|(?P<x>X|not (?:performed|acquired|available)))(?!\w)", re.IGNORECASE
+    r"(?<![\w-])DCE(?:\s*(?:score|assessment|result))?(?:\s*(?:[:=]|is)\s*|[ \t]*|\s+(?=positive|negative))"
+    r"(?:(?:[-–—−][ \t]*)?(?:(?P<plus>\+(?!\s*/)|"
+    r"positive|pos|yes)|(?P<minus>negative|neg|no)|(?P<x>X|not (?:performed|acquired|available)))(?!\w)|"
+    r"(?P<sign>[-–−])(?=[ \t]*(?:[.,;)]|$)))", re.IGNORECASE | re.MULTILINE
 )  # fmt: skip
 _EARLY: Final = _compile(r"(?:focal,? )?(?:and )?early (?:contrast )?enhancement")
+_LENGTH: Final = r"(\d{1,3}(?:[.,]\d{1,2})?)(?:\s*-?\s*(mm|cm))?"
 _SIZE: Final = re.compile(
-    r"(?<![\w.,])(\d{1,3}(?:[.,]\d{1,2})?)\s*(mm|cm)?(?:\s*[x×]\s*(\d{1,3}(?:[.,]\d{1,2})?)\s*(mm|cm)?)?"
-    r"(?:\s*[x×]\s*(\d{1,3}(?:[.,]\d{1,2})?)\s*(mm|cm)?)?(?!\w|[.,]\d)", re.IGNORECASE
-)  # fmt: skip
+    rf"(?<![\w.,]){_LENGTH}(?:-?\s*[x×]\s*{_LENGTH})?(?:-?\s*[x×]\s*{_LENGTH})?(?!\w|[.,]\d)", re.IGNORECASE
+)
 # A length that is not the lesion's.
 _OTHER_LENGTH: Final = re.compile(
     r"contact|abut|thickness|distance|\bfrom\b|previous|prior|\bwas\b|formerly|(?<!mid[ -])(?<!mid)gland|volume|slice|"
@@ -592,14 +728,18 @@ def _scores(text: str, start: int, end: int) -> list[_Hit]:
     hits = []
     for item, pattern in _SCORES.items():
         for match in pattern.finditer(text, start, end):
-            answer: int | str = "X" if match[1].upper() == "X" else int(match[1])
-            hits.append(_Hit(item, answer, *match.span(), doubtful=_doubtful(text, match, start, end)))
+            doubtful = _doubtful(text, match, start, end)
+            for said in filter(None, (match[1], match["second"])):  # a range is a conflict, as two answers are
+                answer: int | str = "X" if said.upper() == "X" else int(said)
+                hits.append(_Hit(item, answer, *match.span(), doubtful=doubtful))
     for match in _DCE.finditer(text, start, end):
-        sign = "+" if match["plus"] else "-" if match["minus"] else "X"
+        sign = "+" if match["plus"] else "X" if match["x"] else "-"
         hits.append(_Hit("dce", sign, *match.span()))
     for match in _EARLY.finditer(text, start, end):
-        hits.append(_Hit("dce", "-" if _negated(text, match, start, end) else "+", *match.span(),
-                         doubtful=_doubtful(text, match, start, end)))  # fmt: skip
+        negated = _negated(text, match, start, end)
+        if negated is not None:
+            hits.append(_Hit("dce", "-" if negated else "+", *match.span(),
+                             doubtful=_doubtful(text, match, start, end)))  # fmt: skip
     return hits
 
 
@@ -608,7 +748,9 @@ def _sizes(text: str, start: int, end: int) -> list[_Hit]:
     for match in _SIZE.finditer(text, start, end):
         numbers, units = [n for n in match.groups()[::2] if n], [u for u in match.groups()[1::2] if u]
         first, last = _sentence(text, match.start(), start, end)
-        around = text[max(first, match.start() - 40) : min(last, match.end() + 20)]
+        # What stands in the heading's brackets, "(previously 10 mm):", is not said of the size behind it.
+        before = text[max(first, match.start() - 40) : match.start()].rpartition("):")[2]
+        around = before + text[match.start() : min(last, match.end() + 20)]
         if not units or len({u.lower() for u in units}) > 1 or _OTHER_LENGTH.search(around):
             continue
         factor = 10.0 if units[-1].lower() == "cm" else 1.0
@@ -637,7 +779,10 @@ def _extension(text: str, start: int, end: int) -> list[_Hit]:
         asserted = re.search(r"(?:with|shows?|demonstrates?|there is)\s+$", text[first : match.start()], re.IGNORECASE)
         answer = _SAID.get((match["said"] or "").lower())
         if answer is None:
-            if _negated(text, match, start, end):
+            negated = _negated(text, match, start, end)
+            if negated is None:
+                continue
+            if negated:
                 answer = "absent"
             elif _doubtful(text, match, start, end):
                 answer = "suspected"
@@ -680,7 +825,8 @@ def _assemble(hits: Sequence[_Hit], text: str, name: str, source: str) -> Findin
 
     scores = {item: one(item) for item in ("t2w", "dwi", "dce")}
     levels = tuple(level for level in LEVELS if level in {hit.answer for hit in by_item.get("level", [])})
-    side, zone, sub = _side(by_item), one("zone"), one("sub")
+    side, zone, sub = _side(by_item, conflicts), one("zone"), one("sub")
+    category, epe = one("category"), one("epe")
     if "sub" in conflicts:
         conflicts.remove("sub")  # "anterior and posterior" is a place, not a contradiction
     named = [hit.answer for hit in by_item.get("sector", [])]
@@ -702,19 +848,26 @@ def _assemble(hits: Sequence[_Hit], text: str, name: str, source: str) -> Findin
         zone=zone,
         sectors=sectors,
         size_mm=size,
-        category=one("category"),
+        category=category,
         spans=spans,
         uncertain=tuple(sorted({hit.item for hit in kept if hit.doubtful})),
         levels=levels,
-        epe=one("epe"),
+        epe=epe,
         excluded=excluded,
         conflicts=tuple(dict.fromkeys(conflicts)),
         name=name,
     )
 
 
-def _side(by_item: Mapping[str, Sequence[_Hit]]) -> str | None:
-    sides = {hit.answer for hit in by_item.get("side", [])}
+def _side(by_item: Mapping[str, Sequence[_Hit]], conflicts: list[str]) -> str | None:
+    places = {(hit.start, hit.end) for hit in by_item.get("sector", [])}
+    hits = by_item.get("side", [])
+    named = {hit.answer for hit in hits if (hit.start, hit.end) in places}
+    sides = {hit.answer for hit in hits if (hit.start, hit.end) not in places}
+    if named | sides == {"R", "L"} and len(named) == len(sides) == 1:  # "left PZ, sector PZpl-mid-R"
+        conflicts.append("side")
+        return None
+    sides |= named
     if {"R", "L"} <= sides or "both" in sides:
         return "both"
     return sides.pop() if len(sides) == 1 else None
@@ -733,6 +886,19 @@ def _sectors(zone: str | None, sub: str | None, levels: Sequence[str], side: str
             except KeyError:
                 continue
     return found
+
+
+def place_of(sectors: Sequence[str]) -> tuple[str | None, tuple[str, ...], str | None]:
+    """Side, levels and zone of sectors by their keys; the zone is None where they lie in several.
+
+    The seminal vesicles and the sphincter are no zone of a lesion; they give what they have of side and level.
+    """
+    places = [sector_map.sector(key) for key in sectors]
+    sides = {place.side for place in places} - {"-"}
+    zones = {place.zone for place in places if place.zone in ZONE_NAMES}
+    side = "both" if len(sides) > 1 else next(iter(sides), None)
+    levels = tuple(level for level in LEVELS if level in {place.level for place in places})
+    return side, levels, zones.pop() if len(zones) == 1 else None
 
 
 def _size(hits: Sequence[_Hit], text: str, conflicts: list[str]) -> tuple[float, ...]:
@@ -767,11 +933,13 @@ def parse_structured(data: Mapping[str, Any]) -> ParsedReport:
     ``{"psa": 6.2, "volume_ml": 41, "findings": [{"name": "Lesion 1", "zone": "PZ", "side": "right", "level": "mid",
     "sectors": ["PZpl-mid-R"], "size_mm": [14, 9], "t2w": 4, "dwi": 4, "dce": "+", "category": 4, "epe": "absent",
     "descriptors": ["circumscribed", "markedly hypointense on ADC"]}]}``; every key may be missing. ``descriptors`` may
-    also be an object of attribute ids and values. Spans name the entry (``Span.source``).
+    also be an object of attribute ids and values. Side, level and zone that are not given follow from the sectors.
+    Spans name the entry (``Span.source``).
 
     Raises:
-        ValueError: an unknown key, phrase, zone, side, level, sector, attribute, value or score, or a size that is
-            none; the message names the entry, what it holds and what was expected.
+        ValueError: an unknown key, phrase, zone, side, level, sector, attribute, value or score, a size that is none,
+            or sectors that lie elsewhere than the side, level or zone given; the message names the entry, what it
+            holds and what was expected.
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"a JSON report must be an object with 'findings', got {type(data).__name__}")
@@ -825,10 +993,13 @@ def _structured(entry: Any, where: str) -> Finding:
         "dwi": choose("dwi", "dwi", score),
         "dce": choose("dce", "dce", {"+": "+", "positive": "+", "-": "-", "negative": "-", "x": "X"}),
     }
-    sectors = tuple(entry.get("sectors") or ())
-    for key in sectors:
-        if key not in _keys():
+    listed = entry.get("sectors") or []
+    if not isinstance(listed, list):
+        raise ValueError(f"{where}.sectors: expected a list of sectors such as 'PZpl-mid-R', got {listed!r}")
+    for key in listed:
+        if not isinstance(key, str) or key not in _keys():
             raise ValueError(f"{where}.sectors: unknown sector {key!r}; keys look like 'PZpl-mid-R'")
+    sectors = tuple(listed)
     if sectors:
         said("sector", "sectors")
     level_names = {"base": "base", "mid": "mid", "mid-gland": "mid", "midgland": "mid", "apex": "apex"}
@@ -837,16 +1008,30 @@ def _structured(entry: Any, where: str) -> Finding:
     if None in more:
         raise ValueError(f"{where}.levels: expected some of {', '.join(LEVELS)}, got {entry['levels']!r}")
     levels = tuple(name for name in LEVELS if name in {level, *more})
-    zone = choose("zone", "zone", zones)
+    zone, side = choose("zone", "zone", zones), choose("side", "side", SIDES)
+    _same_place(sectors, side, levels, zone, where)
+    side_there, levels_there, zone_there = place_of(sectors)
+    conflicts = list(described.conflicts)
+    for item, given, there in (
+        ("side", side, side_there), ("level", levels, levels_there), ("zone", zone, zone_there),
+    ):  # fmt: skip
+        if there and not given:
+            said(item, "sectors")
+    side = side or side_there
+    levels = tuple(name for name in LEVELS if name in {*levels, *levels_there})
+    if zone is None and zone_there and described.zone and described.zone != zone_there:
+        conflicts.append("zone")
+    elif zone is None:
+        zone = zone_there or described.zone
     size = _structured_size(entry, where)
     if size:
-        said("size", "size_mm" if "size_mm" in entry else "size_cm")
+        said("size", _size_key(entry))
     return Finding(
         values=described.values,
         scores={item: value for item, value in scores.items() if value is not None},
-        side=choose("side", "side", SIDES),
+        side=side,
         level=levels[0] if len(levels) == 1 else None,
-        zone=zone if zone is not None else described.zone,
+        zone=zone,
         sectors=sectors,
         size_mm=size,
         category=choose("category", "category", score),
@@ -855,20 +1040,45 @@ def _structured(entry: Any, where: str) -> Finding:
         levels=levels,
         epe=choose("epe", "epe", {name: name for name in ("absent", "suspected", "definite")}),
         excluded=described.excluded,
-        conflicts=described.conflicts,
+        conflicts=tuple(dict.fromkeys(conflicts)),
         name=str(entry.get("name", "")),
     )
 
 
+def _same_place(sectors: Sequence[str], side: str | None, levels: Sequence[str], zone: str | None, where: str) -> None:
+    """Raise where the sectors lie elsewhere than the place given beside them."""
+    if not sectors:
+        return
+    places = [sector_map.sector(key) for key in sectors]
+    sides = {place.side for place in places} - {"-"}
+    there = {place.level for place in places} - {"-"}
+    zones = {place.zone for place in places if place.zone in ZONE_NAMES}
+    expected = {"both": {"R", "L"}, "R": {"R"}, "L": {"L"}}.get(side or "", sides)  # the midline has both sides or one
+    for item, given, found, fits in (
+        ("side", side, sides, not sides or sides == expected),
+        ("level", ", ".join(levels), there, not levels or not there or bool(set(levels) & there)),
+        ("zone", zone, zones, zone is None or not zones or zone in zones),
+    ):
+        if not fits:
+            raise ValueError(
+                f"{where}.sectors: {', '.join(sectors)} contradict the {item} given: expected {given}, "
+                f"got {', '.join(sorted(found))}"
+            )
+
+
+def _size_key(entry: Mapping[str, Any]) -> str:
+    return "size_mm" if entry.get("size_mm") is not None else "size_cm"
+
+
 def _structured_size(entry: Mapping[str, Any], where: str) -> tuple[float, ...]:
-    key = "size_mm" if "size_mm" in entry else "size_cm"
+    key = _size_key(entry)
     given = entry.get(key)
     if given is None:
         return ()
     listed = given if isinstance(given, list) else [given]
     factor = 1.0 if key == "size_mm" else 10.0
     good = 1 <= len(listed) <= 3 and all(isinstance(n, int | float) and not isinstance(n, bool) for n in listed)
-    size = tuple(float(n) * factor for n in listed) if good else ()
+    size = tuple(round(float(n) * factor, 2) for n in listed) if good else ()
     if not size or not all(0 < n <= MAX_SIZE_MM for n in size):
         raise ValueError(f"{where}.{key}: expected one to three lengths up to {MAX_SIZE_MM:.0f} mm, got {given!r}")
     return size
