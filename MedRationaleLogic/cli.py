@@ -144,6 +144,8 @@ _USAGE_ERROR: Final[Any] = typer.BadParameter.__bases__[0]
 _CODES: Final[Mapping[str, ExitCode]] = {
     "StudyError": ExitCode.BAD_STUDY,
     "TripleError": ExitCode.BAD_STUDY,
+    "CohortError": ExitCode.BAD_STUDY,
+    "SheetError": ExitCode.BAD_STUDY,
     "BundleError": ExitCode.MISSING,
     "ImportError": ExitCode.MISSING,
     "DeviceError": ExitCode.DEVICE,

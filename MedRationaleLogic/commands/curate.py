@@ -63,6 +63,7 @@ def curate(
     against = sum(len(r.contradictions) for t in made for r in t.document().regions)
     against += sum(len(t.document().contradictions) for t in made)
     regions, positives = sum(t.regions for t in made), sum(t.positives for t in made)
+    alone = sum(t.patient == t.id for t in made) if name in ("studies", "cases") else 0
     if as_json:
         summary = {
             "exit_code": 0, "folder": str(made.folder), "layout": name, "triples": len(made), "regions": regions,
@@ -74,6 +75,9 @@ def curate(
         splits = ", ".join(f"{count} {split}" for split, count in header["splits"].items())
         print(f"{len(made)} triples ({splits}), layout {name}: {made.folder}")
         print(f"  {regions} outlined regions, {positives} positive; {against} contradictions; {len(skipped)} skipped")
+        if alone > 1 and not (root / layouts.PATIENTS).is_file():
+            print(f"  {alone} studies are each taken for a patient of their own; where that is wrong, put a "
+                  f"{layouts.PATIENTS} (columns case, patient) into {root}")  # fmt: skip
 
 
 def sheet(

@@ -35,7 +35,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: the cohort, the label maps, the bundle or a checkpoint is missing.
-        ValueError: the label maps are not those of the cohort, or the output's records are of another model.
+        CohortError: the cohort or the label maps are none, they do not belong together, the cohort is of another
+            generator, or the output's records are of another model.
         ModuleNotFoundError: picai_eval is not installed.
     """
     import torch
@@ -44,8 +45,7 @@ def evaluate(
     from MedRationaleLogic.evaluation import page, summary
     from MedRationaleLogic.model import bundle as bundles
     from MedRationaleLogic.model.network import RationaleNet
-    from MedRationaleLogic.simulation.cohort import load_cohort
-    from MedRationaleLogic.simulation.labels import LabelBank
+    from MedRationaleLogic.simulation.cohort import load_bank, load_cohort
     from MedRationaleLogic.training import baseline, ship
     from MedRationaleLogic.training.data import SimulatedSet
 
@@ -54,7 +54,8 @@ def evaluate(
         if file is not None and not file.is_file():
             raise FileNotFoundError(f"{file} is not a file; give label maps packed by `training.run bank`, checkpoints")
     frozen = load_cohort(Path(cohort) if cohort.endswith(".json") else cohort)
-    maps = frozen.maps(LabelBank.load(labels))
+    frozen.check_generator()  # the numbers would be told under this cohort's hash, of other studies
+    maps = frozen.maps(load_bank(labels))
     found = bundles.find(bundle)
     net = found.network().eval()
     count = min(n or frozen.count, frozen.count)

@@ -24,6 +24,7 @@ from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
+from MedRationaleLogic.simulation.cohort import CohortError
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
 from MedRationaleLogic.training.spread import spread
 
@@ -411,7 +412,7 @@ def run(
         jobs: processes, see :func:`MedRationaleLogic.training.spread.spread`.
 
     Raises:
-        ValueError: the file's records are of something else.
+        CohortError: the file's records are of something else.
     """
     _claim(file, {"records": RECORDS, "unseen": unseen is not None, **(facts or {})})
     done = {r["index"] for r in read(file)}
@@ -439,7 +440,7 @@ def _claim(file: Path, facts: Mapping[str, Any]) -> None:
         except (OSError, ValueError):
             before = {}
         if other := sorted(k for k in before.keys() | facts.keys() if before.get(k) != facts.get(k)):
-            raise ValueError(f"{file.name}: its records are of another {', '.join(other)}; give a new --output")
+            raise CohortError(f"{file.name}: its records are of another {', '.join(other)}; give a new --output")
     beside = about.with_suffix(".tmp")
     beside.write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
     beside.replace(about)

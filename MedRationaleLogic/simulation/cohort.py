@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -42,6 +43,10 @@ STEPS: Final = {"t2w": 4000.0, "adc": 1000.0, "hbv": 10_000.0}
 _SHORT = 16  # hex digits kept of each study's hashes
 
 
+class CohortError(ValueError):
+    """A cohort or label maps that cannot be used; the text names the file and says what was expected."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Shares
 
@@ -67,6 +72,27 @@ def split_bank(bank: LabelBank) -> tuple[LabelBank, LabelBank, LabelBank]:
     share = {p: 0 if place(p) < first else 1 if place(p) < second else 2 for p in set(bank.patients)}
     train, validation, test = ([p for p, s in share.items() if s != part] for part in range(3))
     return bank.without(train), bank.without(validation), bank.without(test)
+
+
+def load_bank(path: Path) -> LabelBank:
+    """Packed label maps, as a person names them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CohortError: it is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file; give label maps packed by `training.run bank`")
+    try:
+        bank = LabelBank.load(path)
+        n = len(bank.patients)
+        if bank.gland.ndim != 4 or bank.gland.shape != bank.transition.shape or len(bank.gland) != n:
+            raise ValueError(f"{n} patients, maps of shapes {bank.gland.shape} and {bank.transition.shape}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        # numpy takes whatever is no archive for a pickle, and then explains pickles
+        why = "it is no .npz" if not zipfile.is_zipfile(path) else str(error)
+        raise CohortError(f"{path}: expected label maps packed by `training.run bank` (.npz); {why}") from error
+    return bank
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,15 +173,25 @@ class Cohort:
         """The maps to simulate from: the test share of a whole bank, or ``bank`` itself if it is that share.
 
         Raises:
-            ValueError: the bank holds other maps.
+            CohortError: the bank holds other maps.
         """
         for candidate in (split_bank(bank)[2], bank):
             if candidate.sha256 == self.bank_sha256:
                 return candidate
-        raise ValueError(
+        raise CohortError(
             f"these label maps are not those of the cohort {self.name}: expected SHA-256 {self.bank_sha256[:12]}... "
             "for the test share; pack the same maps, all patients included, again"
         )
+
+    def check_generator(self) -> None:
+        """Studies of another generator are other studies, whatever the cohort's hashes say.
+
+        Raises:
+            CohortError: the cohort was frozen with another version of it.
+        """
+        if self.version != VERSION:
+            raise CohortError(f"the cohort {self.name} was frozen with simulation {self.version}, this is {VERSION}; "
+                              "take the program or the cohort of the same version")  # fmt: skip
 
     def verify(self, bank: LabelBank, indices: Sequence[int] | None = None) -> dict[int, str]:
         """Make studies again and compare them.
@@ -168,10 +204,9 @@ class Cohort:
             index -> what differs, "drawn" or "images"; empty when all is the same.
 
         Raises:
-            ValueError: other maps, or another version of the generator.
+            CohortError: other maps, or another version of the generator.
         """
-        if self.version != VERSION:
-            raise ValueError(f"the cohort {self.name} was frozen with simulation {self.version}, this is {VERSION}")
+        self.check_generator()
         maps = self.maps(bank)
         wrong: dict[int, str] = {}
         for index in range(self.count) if indices is None else indices:
@@ -193,20 +228,23 @@ def load_cohort(source: str | Path = TEST_COHORT) -> Cohort:
     """A frozen cohort by its name (in ``Resources/Cohorts``) or file.
 
     Raises:
-        FileNotFoundError: there is none of this name.
-        ValueError: the file is no cohort, or its hashes do not belong together.
+        FileNotFoundError: there is none of this name, or no such file.
+        CohortError: the file is no cohort, or its hashes do not belong together.
     """
-    path = source if isinstance(source, Path) else resource_path("Cohorts", f"{source}.json")
+    path = source if isinstance(source, Path) else resource_path("Cohorts") / f"{source}.json"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in resource_path("Cohorts").glob("*.json")))
+        raise FileNotFoundError(f"there is no cohort {source}; give a JSON file, or one of: {known}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         studies = tuple(StudyHash(*line.split()) for line in data.pop("studies"))
         cohort = Cohort(studies=studies, **data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name}: expected a cohort as `cohort freeze` writes it ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CohortError(f"{path.name}: expected a cohort as `cohort freeze` writes it ({error})") from error
     if len(studies) != cohort.count or _total(studies) != cohort.sha256:
-        raise ValueError(f"{path.name}: its hashes do not belong together; take the file from the repository again")
+        raise CohortError(f"{path.name}: its hashes do not belong together; take the file from the repository again")
     return cohort
 
 
@@ -275,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="freeze: processes")
     parser.add_argument("--count", type=int, default=20, help="verify: how many of the first studies")
     options = parser.parse_args(arguments)
-    bank = LabelBank.load(options.bank)
+    bank = load_bank(options.bank)
     if options.what == "freeze":
         if options.output is None:
             parser.error("freeze needs --output")

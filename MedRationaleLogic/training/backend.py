@@ -105,8 +105,9 @@ def main(arguments: Sequence[str], program: str = "medrationale train") -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from MedRationaleLogic.model.bundle import BundleError
+    from MedRationaleLogic.simulation.cohort import CohortError
     from MedRationaleLogic.training.fit import Stopped, TrainingError, fit, settings_of
-    from MedRationaleLogic.training.triples import TripleError
+    from MedRationaleLogic.training.triples import OutputError, TripleError
 
     try:
         result = fit(settings_of(options))
@@ -118,8 +119,10 @@ def _train(options: argparse.Namespace) -> int:
         return _fail(MISSING, str(error))
     except TrainingError as error:
         return _fail(OUTPUT if error.output else DATA, str(error))
-    except (TripleError, FileNotFoundError) as error:
+    except (TripleError, CohortError, FileNotFoundError) as error:
         return _fail(DATA, str(error))
+    except OutputError as error:
+        return _fail(OUTPUT, str(error))
     except MemoryError:
         return _fail(MEMORY, "not enough memory; try --batch 1 or --workers 0")
     except RuntimeError as error:
@@ -130,7 +133,7 @@ def _train(options: argparse.Namespace) -> int:
         return _fail(OUTPUT, f"{error.strerror or error}: {error.filename or options.output}")
     print(f"Bundle {result.bundle.label}: {result.bundle.path}")
     print(f"  best score {result.score:.3f} (epoch {result.best_epoch + 1} of {result.epochs}), "
-          f"{result.skipped} triples skipped")  # fmt: skip
+          f"{result.skipped} triples skipped, {result.left_out} cases left out")  # fmt: skip
     print("Research use only.")
     return OK
 

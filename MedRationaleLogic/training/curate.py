@@ -5,26 +5,33 @@ A case that cannot be used is skipped with its reason and counted; the rest is n
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from MedRationaleLogic.imaging import files as image_files
 from MedRationaleLogic.imaging.measure import LesionMeasures, measure_lesion
 from MedRationaleLogic.imaging.study import adc_in_standard_units, read_study
 from MedRationaleLogic.imaging.volume import Volume
+from MedRationaleLogic.pirads.rationale import ZONE_SHARE_UNCERTAIN
 from MedRationaleLogic.training import rationales, reports, silver
 from MedRationaleLogic.training.layouts import Image, Mask, SourceCase
 from MedRationaleLogic.training.triples import (
+    GLAND,
     Document,
+    OutputError,
     Region,
     Triple,
     TripleError,
     TripleSet,
     TripleWriter,
+    has_zones,
     on_frame,
     positive_of,
 )
@@ -33,6 +40,8 @@ from MedRationaleLogic.training.triples import (
 LEAST_ML: Final = 0.02
 #: More regions than a training item has rows for are left out, the smallest first.
 MOST_REGIONS: Final = 6
+#: A region with less than this share of itself in the gland lies off it: candidates are held to the same.
+LEAST_IN_GLAND: Final = 0.5
 
 Progress = Callable[[str, str], None]
 """Told (case, "ok" or the reason it was skipped)."""
@@ -53,7 +62,8 @@ def curate(
         progress: told after each case.
 
     Raises:
-        TripleError: the folder cannot be written, no case can be used, a patient is in two splits.
+        TripleError: the folder holds something, no case can be used, a patient is in two splits or folds.
+        OutputError: the folder cannot be written; nothing is left of it.
     """
     with TripleWriter(folder) as writer:
         for case in cases:
@@ -62,7 +72,10 @@ def curate(
                 if case.notes:
                     raise TripleError(f"{case.id}: {'; '.join(case.notes)}")
                 add_case(writer, case, fold, measure_silver)
-            except (ValueError, RuntimeError) as error:  # StudyError, TripleError, what a reader or a measure refuses
+            except OutputError:  # no case's fault: the next one could not be written either
+                raise
+            # StudyError, TripleError, what a reader or a measure refuses, what the system does not let be read
+            except (ValueError, RuntimeError, OSError) as error:
                 reason = str(error).removeprefix(f"{case.id}: ")
                 writer.skip(case.id, reason)
                 if progress:
@@ -77,42 +90,57 @@ def add_case(writer: TripleWriter, case: SourceCase, fold: int, measure_silver: 
     """Read one case and write its triple.
 
     Raises:
-        ValueError: the case cannot be used; nothing of it is left.
+        ValueError, RuntimeError, OSError: the case cannot be used; nothing of it is left.
+        OutputError: it cannot be written.
     """
     if "case" in case.images:
-        images, own_zones, regions, known = _own_case(case.images["case"].path)
+        images, own_zones, outlined, known, patient = _own_case(case.images["case"].path)
         zones: Volume | None = own_zones
-        document = Document(known, case.complete, case.source)
+        regions, known, left_out = _kept(known, outlined)
+        document = Document(known, case.complete and not left_out, case.source, contradictions=left_out)
     else:
-        images = read_images(case)
+        images, patient = read_images(case)
         regions = None
         frame = images.get("t2w") or images.get("adc")
         if frame is None:
             raise TripleError(f"{case.id}: neither T2W nor ADC is there")
         zones = _mask(case.zones, frame, case.id) if case.zones else None
+        left_out = ()
+        if zones is not None and not zones.array.any():
+            zones, left_out = None, ("the mask of zones is empty; they are unknown",)
         if case.numbered is not None:
-            regions = _mask(case.numbered, frame, case.id)
-            known = _still_there(case.regions, regions)
-            document = Document(known, case.complete, case.source)
+            regions, known, lost = _kept(case.regions, _mask(case.numbered, frame, case.id))
+            document = Document(known, case.complete and not lost, case.source, contradictions=(*left_out, *lost))
         else:
-            outlined = _mask(case.lesions, frame, case.id) if case.lesions else None
-            regions = _numbered(outlined) if outlined is not None else None
+            lost = ()
+            if case.lesions is not None:
+                regions, lost = _numbered(_mask(case.lesions, frame, case.id))
             document = _describe(case, images, zones, regions, measure_silver)
+            against = (*left_out, *lost, *document.contradictions)
+            document = replace(document, complete=document.complete and not lost, contradictions=against)
     return writer.add(
-        case.id, images, zones, regions if document.regions else None, document, patient=case.patient,
-        study=case.study, split=case.split, fold=fold, source=case.source,
+        case.id, images, zones, regions if document.regions else None, document,
+        patient=case.patient or _pseudonym(patient) or case.id, study=case.study, split=case.split, fold=fold,
+        source=case.source,
     )  # fmt: skip
 
 
-def read_images(case: SourceCase) -> dict[str, Volume]:
-    """Images by role, ADC in 1e-6 mm2/s.
+def _pseudonym(patient: str | None) -> str:
+    """Of a DICOM PatientID, which is written nowhere; the same in every set, "" without one."""
+    text = (patient or "").strip()
+    return f"dicom-{hashlib.sha256(f'medrationale-patient-1/{text}'.encode()).hexdigest()[:16]}" if text else ""
+
+
+def read_images(case: SourceCase) -> tuple[dict[str, Volume], str | None]:
+    """Images by role, ADC in 1e-6 mm2/s; and DICOM's patient, None where there is none.
 
     Raises:
         StudyError, TripleError: an image cannot be read.
     """
     if "study" in case.images:
         study = read_study(case.images["study"].path)
-        return {role: volume for role in study.roles if (volume := study.volume(role)) is not None}
+        there = {role: volume for role in study.roles if (volume := study.volume(role)) is not None}
+        return {str(role): volume for role, volume in there.items()}, study.patient_id
     out: dict[str, Volume] = {}
     for role, image in case.images.items():
         volume = _read(image, role)
@@ -123,7 +151,7 @@ def read_images(case: SourceCase) -> dict[str, Volume]:
         if role == "adc":
             volume = volume.with_array(adc_in_standard_units(volume.array, image.path.name)[0])
         out[role] = volume
-    return out
+    return out, None
 
 
 def _read(image: Image, role: str) -> Volume:
@@ -152,14 +180,28 @@ def _mask(mask: Mask, frame: Volume, name: str) -> Volume:
         array = np.zeros_like(volume.array)
         for label, ours in mask.meaning.items():
             array[volume.array == label] = ours
+        if mask.within:
+            _without_detached(array, np.isin(volume.array, list(mask.within)))
         return volume.with_array(array)
     return (
         volume.with_array(np.where(volume.array > 0, mask.otherwise, 0).astype(np.uint8)) if mask.otherwise else volume
     )
 
 
-def _numbered(lesions: Volume) -> Volume:
-    """Regions 1 to n, the largest first: the mask's own numbers where it has several, else 26-connected components."""
+def _without_detached(array: NDArray[np.uint8], within: NDArray[np.bool_]) -> None:
+    """Make background of each part of ``within`` that no other label touches."""
+    from scipy import ndimage
+
+    around = ndimage.binary_dilation((array > 0) & ~within, np.ones((3, 3, 3)))
+    parts, count = ndimage.label(within, np.ones((3, 3, 3)))
+    for number in range(1, count + 1):
+        if not (around & (parts == number)).any():
+            array[parts == number] = 0
+
+
+def _numbered(lesions: Volume) -> tuple[Volume, tuple[str, ...]]:
+    """Regions 1 to n, the largest first: the mask's own numbers where it has several, else 26-connected components.
+    And what of the mask is no region now, one sentence each."""
     from scipy import ndimage
 
     labels = np.unique(lesions.array[lesions.array > 0])
@@ -169,16 +211,42 @@ def _numbered(lesions: Volume) -> Volume:
         components, count = ndimage.label(lesions.array > 0, np.ones((3, 3, 3)))
         parts = [components == k for k in range(1, count + 1)]
     voxel_ml = lesions.geometry.voxel_volume / 1000
-    parts = sorted((p for p in parts if p.sum() * voxel_ml >= LEAST_ML), key=lambda p: -int(p.sum()))[:MOST_REGIONS]
+    large = sorted((p for p in parts if p.sum() * voxel_ml >= LEAST_ML), key=lambda p: -int(p.sum()))
     out = np.zeros(lesions.array.shape, np.uint8)
-    for number, part in enumerate(parts, 1):
+    for number, part in enumerate(large[:MOST_REGIONS], 1):
         out[part] = number
-    return lesions.with_array(out)
+    small = len(parts) - len(large)
+    lost = (f"{small} outlined parts are under {LEAST_ML} mL and left out",) if small else ()
+    return lesions.with_array(out), (*lost, *_surplus(len(large)))
 
 
-def _still_there(known: Sequence[Region], regions: Volume) -> tuple[Region, ...]:
-    numbers = set(np.unique(regions.array).tolist())
-    return tuple(r for r in known if r.number in numbers)
+def _surplus(regions: int) -> tuple[str, ...]:
+    if regions <= MOST_REGIONS:
+        return ()
+    return (f"{regions} regions are outlined; the {regions - MOST_REGIONS} smallest are left out",)
+
+
+def _kept(known: Sequence[Region], regions: Volume) -> tuple[Volume, tuple[Region, ...], tuple[str, ...]]:
+    """Of numbered regions those that have voxels, the largest ones, numbered 1 to n in their order; and what is lost.
+
+    Training reads what is known of region n from place n.
+
+    Raises:
+        TripleError: the mask holds a region of which nothing is said.
+    """
+    unknown = set(np.unique(regions.array).tolist()) - {0} - {r.number for r in known}
+    if unknown:
+        raise TripleError(f"{regions.name} holds regions {sorted(unknown)}, of which nothing is said")
+    sizes = {r.number: int((regions.array == r.number).sum()) for r in known}
+    there = [r for r in known if sizes[r.number]]
+    lost = [f"region {r.number} has no voxel of its own and is left out" for r in known if not sizes[r.number]]
+    largest = {r.number for r in sorted(there, key=lambda r: -sizes[r.number])[:MOST_REGIONS]}
+    out = []
+    array = np.zeros(regions.array.shape, np.uint8)
+    for number, region in enumerate((r for r in there if r.number in largest), 1):
+        array[regions.array == region.number] = number
+        out.append(replace(region, number=number))
+    return regions.with_array(array), tuple(out), (*lost, *_surplus(len(there)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -191,7 +259,7 @@ def _describe(case: SourceCase, images: Mapping[str, Volume], zones: Volume | No
     parts: list[Volume] = []
     if regions is not None:
         parts = [regions.with_array(regions.array == n) for n in np.unique(regions.array) if n]
-    zonal = None if zones is None or (zones.array == 3).any() else zones
+    zonal = _all_zoned(zones) if zones is not None and has_zones(zones.array) else None
     measured = [_measures(part, zonal, images) for part in parts]
     matched = match(findings, measured)
     described = []
@@ -201,7 +269,8 @@ def _describe(case: SourceCase, images: Mapping[str, Volume], zones: Volume | No
         if measure_silver and zonal is not None:
             readings = silver.measure(images, zonal, part)
             found = {name: str(r.value) for name, r in readings.items() if name != silver.SIZE}
-        described.append(_region(number, case, size, finding, found, tuple(images), text))
+        in_gland = 1.0 if zones is None else float((zones.array[part.array > 0] > 0).mean())
+        described.append(_region(number, case, size, finding, found, tuple(images), in_gland))
     spare = [f for f in findings if not any(f is m for m in matched.values())]
     missing = [f"the report names {f.name or 'a lesion'}, which no mask outlines" for f in spare]
     if findings and len(parts) > len(matched):
@@ -214,12 +283,24 @@ def _report(case: SourceCase) -> tuple[str, Sequence[reports.Finding]]:
     if case.report is None:
         return "", ()
     try:
-        text = case.report.read_text(encoding="utf-8")
+        text = case.report.read_text(encoding="utf-8-sig")  # an editor may have put a byte order mark
         parsed = reports.parse_structured(json.loads(text)) if case.report.suffix == ".json" else reports.parse_report(
             text)  # fmt: skip
     except (OSError, ValueError) as error:
         raise TripleError(f"{case.id}: {case.report.name}: {error}") from error
     return text, parsed.findings
+
+
+def _all_zoned(zones: Volume) -> Volume:
+    """Zones in which gland of unknown zone has that of the nearest voxel that has one: to measure on, not to train."""
+    from scipy import ndimage
+
+    unknown = zones.array == GLAND
+    if not unknown.any():
+        return zones
+    nearest = ndimage.distance_transform_edt(~np.isin(zones.array, (1, 2)), zones.geometry.spacing,
+                                             return_distances=False, return_indices=True)  # fmt: skip
+    return zones.with_array(np.where(unknown, zones.array[tuple(nearest)], zones.array))
 
 
 def _measures(part: Volume, zones: Volume | None, images: Mapping[str, Volume]) -> LesionMeasures:
@@ -250,8 +331,19 @@ def match(findings: Sequence[reports.Finding], measured: Sequence[LesionMeasures
     return {int(i): findings[int(k)] for i, k in zip(rows, columns, strict=True)}
 
 
+def _elsewhere(finding: reports.Finding, size: LesionMeasures) -> bool:
+    """Whether a report's lesion lies on the other side, or in the other zone, than a mask."""
+    sides = {key.split("-")[2] for key, _ in size.sectors}
+    if sides and finding.side in ("R", "L") and finding.side not in sides:
+        return True
+    inside = size.zone_shares.get("PZ", 0.0) + size.zone_shares.get("TZ", 0.0)
+    share = size.zone_shares.get(finding.zone or "", 0.0)
+    return finding.zone in ("PZ", "TZ") and inside > 0 and share < ZONE_SHARE_UNCERTAIN
+
+
 def _region(number: int, case: SourceCase, size: LesionMeasures, finding: reports.Finding | None,
-            found: Mapping[str, str], available: tuple[str, ...], text: str) -> Region:  # fmt: skip
+            found: Mapping[str, str], available: tuple[str, ...], in_gland: float) -> Region:  # fmt: skip
+    """What is trained on of a region: nothing that was said of another place, and nothing at all off the gland."""
     stated = dict(finding.values) if finding else {}
     inside = size.zone_shares.get("PZ", 0.0) + size.zone_shares.get("TZ", 0.0)
     by_mask = max(("PZ", "TZ"), key=lambda z: size.zone_shares.get(z, 0.0)) if inside > 0 else None
@@ -266,15 +358,23 @@ def _region(number: int, case: SourceCase, size: LesionMeasures, finding: report
     )  # fmt: skip
     category = finding.category if finding and isinstance(finding.category, int) else None
     positive = True if case.positive else positive_of(category)
+    zone = by_report or by_mask
+    against = list(rationales.contradictions(finding, size)) if finding else []
+    if finding and _elsewhere(finding, size):
+        # the outline is of something else than the report speaks of; what is measured on it stays
+        zone, category, positive = by_mask, None, True if case.positive else None
+        stated, silver_values = {}, dict(found)
+    if in_gland < LEAST_IN_GLAND:
+        against.append(f"outline: {in_gland:.0%} of it lies in the gland; it is not trained on")
+        category, positive, stated, silver_values = None, None, {}, {}
     status = dict.fromkeys(stated, "gold") | dict.fromkeys(silver_values, "silver")
-    against = tuple(rationales.contradictions(finding, size)) if finding else ()
-    return Region(number, by_report or by_mask, category, positive, {**silver_values, **stated}, status, completed,
-                  against)  # fmt: skip
+    return Region(number, zone, category, positive, {**silver_values, **stated}, status, completed,
+                  tuple(against))  # fmt: skip
 
 
-def _own_case(folder: Path) -> tuple[dict[str, Volume], Volume, Volume | None, tuple[Region, ...]]:
-    """Images, zones, regions and answers of a signed-off case; an answer the model gave and the reader let stand is
-    "accepted", one that the reader gave is "gold"."""
+def _own_case(folder: Path) -> tuple[dict[str, Volume], Volume, Volume, tuple[Region, ...], str | None]:
+    """Images, zones, regions, answers and DICOM's patient of a signed-off case; an answer the model gave and the reader
+    let stand is "accepted", one that the reader gave is "gold"."""
     from MedRationaleLogic.case import Case, CaseError
     from MedRationaleLogic.pirads import lexicon
 
@@ -304,6 +404,4 @@ def _own_case(folder: Path) -> tuple[dict[str, Volume], Volume, Volume | None, t
             Region(number, zone, category, positive_of(category), values, status,
                    lesion.rationale.to_dict())
         )  # fmt: skip
-    kept = [r for r in known if (numbers == r.number).any()]
-    regions = explanation.zones.with_array(numbers) if kept else None
-    return images, explanation.zones, regions, tuple(kept)
+    return images, explanation.zones, explanation.zones.with_array(numbers), tuple(known), study.patient_id

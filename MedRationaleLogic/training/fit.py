@@ -29,7 +29,7 @@ from MedRationaleLogic.model import bundle as bundles
 from MedRationaleLogic.model.network import NetworkSpec, spec_from_lexicon
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.pirads import lexicon
-from MedRationaleLogic.simulation.cohort import place, split_bank
+from MedRationaleLogic.simulation.cohort import load_bank, place, split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.sample import sample_bank
 from MedRationaleLogic.simulation.study import VERSION
@@ -43,6 +43,8 @@ from MedRationaleLogic.training.triples import HEADER, TripleError, TripleSet
 LAST: Final = "last.ckpt"
 SKIPPED: Final = "skipped.jsonl"
 SCORE: Final = "val/score"
+#: So many of the cases that are left out are told on the terminal.
+MOST_TOLD: Final = 10
 #: From so many labelled regions an attribute's temperature is measured anew; with fewer that of --init stays.
 ENOUGH: Final = 20
 _DEFAULT_THRESHOLDS: Final = {"lesion_peak": 0.3, "suspicion": 0.5, "evidence": 0.5, "min_volume_ml": 0.1}
@@ -92,8 +94,21 @@ class Settings:
         for name in ("epochs", "batch", "accumulate", "devices"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"--{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("items", "threads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise TrainingError(f"--{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("patience", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"--{name} is {getattr(self, name)}; expected 0 or more")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise TrainingError(f"--lr is {self.lr}; expected above 0")
         if not 0 <= self.simulated_share < 1:
             raise TrainingError(f"--simulated-share is {self.simulated_share}; expected from 0 to below 1")
+        # the bundle is written last: what cannot be its folder is said before the first epoch
+        for name in ("name", "version"):
+            text = getattr(self, name)
+            if not text or text.startswith(".") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in text):
+                raise TrainingError(f"--{name} {text!r} cannot be part of a folder's name; give letters and digits")
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class Result:
         bundle: the new one, where it is registered or else in the run folder.
         score: best validation score; best_epoch: where, from 0; epochs: how many were run in all.
         skipped: triples that could not be read.
+        left_out: cases of a layout given as ``data`` that were no triple.
     """
 
     bundle: bundles.Bundle
@@ -111,6 +127,7 @@ class Result:
     best_epoch: int
     epochs: int
     skipped: int
+    left_out: int = 0
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -226,6 +243,23 @@ class SafeCheckpoints(TorchCheckpointIO):
             ) from error
 
 
+class Patience(EarlyStopping):
+    """Stops after so many epochs without a better score; a run that stopped so does not go on when started again.
+
+    It looks only where a score was just measured: a resumed run begins with the end of an epoch, and has none there.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__(SCORE, mode="max", patience=epochs, check_on_train_epoch_end=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # a start has the patience that it was given, not that of the one before it
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
 class Told(Callback):
     """One line an epoch."""
 
@@ -267,7 +301,8 @@ def fit(settings: Settings) -> Result:
     Raises:
         TrainingError: nothing to train or validate on, an output that cannot be written or belongs to another run.
         TripleError: the triples cannot be used.
-        BundleError: ``init`` cannot be used, or the new bundle's name is no folder's.
+        CohortError: ``labels`` is no file of label maps.
+        BundleError: ``init`` cannot be used.
         Stopped: Ctrl-C.
     """
     if settings.threads:
@@ -286,7 +321,7 @@ def fit(settings: Settings) -> Result:
     items = _items(settings, spec, train, bank, size)
     record = {
         "settings": json.loads(json.dumps(asdict(settings), default=str)), "spec": spec.to_dict(),
-        "triples_sha256": json.loads((triples.folder / HEADER).read_text(encoding="utf-8"))["sha256"],
+        "triples_sha256": _header(triples.folder)["sha256"],
         "init": init.manifest.sha256 if init else None, "train": len(train), "val": len(validation),
         "items_an_epoch": size, "labels_sha256": bank.sha256, "generator": VERSION,
     }  # fmt: skip
@@ -304,23 +339,53 @@ def fit(settings: Settings) -> Result:
     score = float(best.best_model_score) if best.best_model_score is not None else float("nan")
     made = _bundle(settings, spec, chosen, validating, init, record | {"score": score})
     epoch = int(torch.load(chosen, map_location="cpu", weights_only=True)["epoch"])
-    return Result(made, score, epoch, trainer.current_epoch, len(skipped(settings.output / SKIPPED)))
+    return Result(made, score, epoch, trainer.current_epoch, len(skipped(settings.output / SKIPPED)),
+                  0 if triples.folder == settings.data else len(_header(triples.folder)["skipped"]))  # fmt: skip
 
 
 def _triples(settings: Settings) -> TripleSet:
-    """The set itself, or one curated from a layout that is recognised, kept in the run folder."""
+    """The set itself, or one curated from a layout that is recognised, kept in the run folder.
+
+    Raises:
+        TrainingError: the run folder keeps triples of other data.
+    """
     if (settings.data / HEADER).is_file():
         return TripleSet(settings.data)
     from MedRationaleLogic.training import layouts
     from MedRationaleLogic.training.curate import curate
 
-    kept = settings.output / "triples"
+    kept, source = settings.output / "triples", str(settings.data.resolve())
     if (kept / HEADER).is_file():
-        return TripleSet(kept)
+        triples = TripleSet(kept)
+        before = _header(kept).get("source")
+        if before != source:
+            raise TrainingError(
+                f"{kept} was made of {before or 'data that it does not name'}, not of {source}; give a new --output, "
+                "or the same --data again"
+            )
+        _tell_left_out(kept)
+        return triples
     layout = layouts.detect(settings.data)
     settings.output.mkdir(parents=True, exist_ok=True)
     print(f"{settings.data.name}: read as layout {layout}", flush=True)
-    return curate(layouts.LAYOUTS[layout](settings.data, None), kept, facts={"layout": layout})
+    facts = {"layout": layout, "source": source}
+    triples = curate(layouts.LAYOUTS[layout](settings.data, None), kept, facts=facts)
+    _tell_left_out(kept)
+    return triples
+
+
+def _header(folder: Path) -> dict[str, Any]:
+    """``triples.json`` of a set that was opened already."""
+    data: dict[str, Any] = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+    return data
+
+
+def _tell_left_out(folder: Path) -> None:
+    left_out = _header(folder)["skipped"]
+    if left_out:
+        print(f"{len(left_out)} cases cannot be used and are left out; {folder / HEADER} lists all:", flush=True)
+    for case in left_out[:MOST_TOLD]:
+        print(f"  {case['id']}: {case['reason']}", flush=True)
 
 
 def _maps(settings: Settings) -> tuple[LabelBank, LabelBank]:
@@ -328,7 +393,7 @@ def _maps(settings: Settings) -> tuple[LabelBank, LabelBank]:
     patient of, without the patients that real results are of. Too few maps to have both shares serve for either."""
     if settings.labels is None:
         return sample_bank(), sample_bank()
-    bank = LabelBank.load(settings.labels).without(HELD_OUT)
+    bank = load_bank(settings.labels).without(HELD_OUT)
     if not len(bank):
         raise TrainingError(f"{settings.labels}: all its maps are of patients that real results are of; give others")
     train, validation, _ = split_bank(bank)
@@ -453,7 +518,7 @@ def _trainer(settings: Settings, validating: Dataset[Item]) -> L.Trainer:
         Pictures(validating, folder / "figures"), Told(),
     ]  # fmt: skip
     if settings.patience:
-        callbacks.append(EarlyStopping(SCORE, mode="max", patience=settings.patience))
+        callbacks.append(Patience(settings.patience))
     return L.Trainer(
         accelerator=accelerator, devices=settings.devices, precision=precision,  # type: ignore[arg-type]
         strategy=_strategy(accelerator) if settings.devices > 1 else "auto",

@@ -18,7 +18,7 @@ from MedRationaleLogic.imaging.preprocess import sample
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.model.network import NetworkSpec
 from MedRationaleLogic.training.data import IGNORE, WIDE, Item, LabelledRegion, RealCase, RealSet
-from MedRationaleLogic.training.triples import Region, Triple, TripleError
+from MedRationaleLogic.training.triples import GLAND, Region, Triple, TripleError, has_zones
 
 #: Of whom an answer is trained on: stated or drawn, let stand by a reader who signed the case, measured.
 AUTHORITIES: Final = ("gold", "accepted", "silver")
@@ -63,6 +63,8 @@ def wide_case(triple: Triple, authorities: Sequence[str] = ("gold", "accepted"))
         return torch.from_numpy(volume.resample(grid(name), nearest=True).array.astype(np.uint8))
 
     fine_zones = labels(zones, "t2w")
+    if zones is not None and has_zones(zones.array):
+        fine_zones[fine_zones == GLAND] = IGNORE  # in a map of zones: which one this is nobody says
     numbers = labels(regions, "t2w") if regions is not None else torch.zeros_like(fine_zones)
     coarse = labels(zones, "coarse")
     return RealCase(

@@ -40,6 +40,10 @@ ANSWERS: Final = ("agree", "disagree")
 _Z95: Final = 1.959964
 
 
+class SheetError(ValueError):
+    """Triples or answers of which no sheet or agreement can be made; the text names the file or the triple."""
+
+
 @dataclass(frozen=True, eq=False)
 class SheetItem:
     """One triple as the sheet shows it.
@@ -114,14 +118,14 @@ def write_sheet(triples: Sequence[SheetItem], path: Path | str, n: int, seed: in
         ``path``.
 
     Raises:
-        ValueError: no triple, ``n`` below 1, or the same id twice.
+        SheetError: no triple, ``n`` below 1, or the same id twice.
         OSError: the file cannot be written; the message names it.
     """
     ids = [item.id for item in triples]
     if not triples or n < 1:
-        raise ValueError(f"a quality sheet needs at least one triple and n of at least 1, got {len(triples)} and {n}")
+        raise SheetError(f"a quality sheet needs at least one triple and n of at least 1, got {len(triples)} and {n}")
     if len(set(ids)) < len(ids):
-        raise ValueError(f"quality sheet: an id is there twice: {sorted({i for i in ids if ids.count(i) > 1})[0]!r}")
+        raise SheetError(f"quality sheet: an id is there twice: {sorted({i for i in ids if ids.count(i) > 1})[0]!r}")
     chosen = random.Random(seed).sample(list(triples), min(n, len(triples)))
     html = _template().render(
         title="Quality sheet of triples",
@@ -205,7 +209,7 @@ def _pictures(item: SheetItem) -> list[dict[str, str]]:
     """The slice with most of the region, all images on one axial LPS grid: patient's right on the left."""
     inside = item.outline.array.astype(bool)
     if not inside.any():
-        raise ValueError(f"{item.id}: the outline is empty; leave the triple out or mend its mask")
+        raise SheetError(f"{item.id}: the outline is empty; leave the triple out or mend its mask")
     index = np.argwhere(inside)
     points = item.outline.geometry.to_patient(index)
     depth = int(inside.sum((1, 2)).argmax())
@@ -249,11 +253,11 @@ def agreement(answers: Sequence[Path | str]) -> Agreement:
         answers: JSON files that the sheet saved, one per reader.
 
     Raises:
-        ValueError: no file, one that is no answer file, files of different sheets, or a reader or item twice; the
+        SheetError: no file, one that is no answer file, files of different sheets, or a reader or item twice; the
             message names the file.
     """
     if not answers:
-        raise ValueError("agreement needs at least one answer file, as saved by the quality sheet")
+        raise SheetError("agreement needs at least one answer file, as saved by the quality sheet")
     sheets: dict[str, str] = {}
     judged: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     comments: list[tuple[str, str, str, str]] = []
@@ -263,18 +267,18 @@ def agreement(answers: Sequence[Path | str]) -> Agreement:
         reader = data["reader"].strip()
         sheets[data["sheet"]] = path.name
         if reader in readers:
-            raise ValueError(f"{path.name}: reader {reader!r} has another answer file; give one file per reader")
+            raise SheetError(f"{path.name}: reader {reader!r} has another answer file; give one file per reader")
         readers.append(reader)
         for entry in data["answers"]:
             kind, name, given = entry["kind"], entry["id"], entry.get("answer")
             if given in ANSWERS:
                 if reader in judged[kind][name]:
-                    raise ValueError(f"{path.name}: {kind} of {name} is answered twice")
+                    raise SheetError(f"{path.name}: {kind} of {name} is answered twice")
                 judged[kind][name][reader] = given
             if entry.get("comment"):
                 comments.append((reader, name, kind, entry["comment"]))
     if len(sheets) > 1:
-        raise ValueError(
+        raise SheetError(
             f"the answers are of different sheets: {', '.join(sheets.values())}; compare one sheet at a time"
         )
     kinds = {kind: _kind(list(items.values())) for kind, items in sorted(judged.items())}
@@ -286,16 +290,16 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name}: cannot be read as an answer file ({error})") from error
+        raise SheetError(f"{path.name}: cannot be read as an answer file ({error})") from error
     good = isinstance(data, dict) and data.get("schema") == SCHEMA and isinstance(data.get("answers"), list)
     good = good and isinstance(data.get("sheet"), str) and isinstance(data.get("reader"), str)
     if not good or not data["reader"].strip():
-        raise ValueError(f"{path.name}: not an answer file of a quality sheet (expected schema {SCHEMA!r} with sheet, "
+        raise SheetError(f"{path.name}: not an answer file of a quality sheet (expected schema {SCHEMA!r} with sheet, "
                          "reader and answers)")  # fmt: skip
     for entry in data["answers"]:
         fields = (entry.get("id"), entry.get("kind"), entry.get("comment", "")) if isinstance(entry, dict) else (None,)
         if not all(isinstance(f, str) for f in fields) or entry.get("answer") not in (*ANSWERS, None):
-            raise ValueError(f"{path.name}: an answer must have id, kind and 'agree' or 'disagree', got {entry!r:.80}")
+            raise SheetError(f"{path.name}: an answer must have id, kind and 'agree' or 'disagree', got {entry!r:.80}")
     return data
 
 

@@ -14,12 +14,13 @@ The frame is T2W, or ADC where there is no T2W. Research use only.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -52,6 +53,10 @@ class TripleError(ValueError):
     """A triple or a set of them that cannot be used; the text names it, what was expected and what to do."""
 
 
+class OutputError(OSError):
+    """A set that cannot be written: no case's fault, so none is skipped for it and nothing is published."""
+
+
 @dataclass(frozen=True)
 class Region:
     """What is known of one outlined region.
@@ -61,7 +66,8 @@ class Region:
         zone: "PZ" or "TZ", the one that holds most of it; None without zones.
         category: PI-RADS category 1 to 5 as stated or drawn; None unknown.
         positive: whether it counts as a suspicious region that segmentation must find: stated category >= 4, or proven
-            by pathology; False for a stated category <= 2; None where neither is known, which is left out of the loss.
+            by pathology; False for a stated category <= 2; None where neither is known, or outline and source do not
+            agree on where it lies, which is left out of the loss.
         values: attribute id -> value.
         status: attribute id -> "gold" (stated, drawn) or "silver" (measured).
         rationale: from :func:`MedRationaleLogic.training.rationales.complete`; empty where nothing was stated.
@@ -245,7 +251,7 @@ class TripleSet(Sequence[Triple]):
 
     def split(self, name: str, fold: int | None = None) -> TripleSet:
         """Triples of a split. With a ``fold`` of a published cross-validation, "val" is that fold and "train" the
-        others, the test split left out of both.
+        others; a triple of the test split is in neither.
 
         Raises:
             TripleError: no triple of the set has that fold.
@@ -257,8 +263,9 @@ class TripleSet(Sequence[Triple]):
             known = ", ".join(map(str, folds)) or "none; curate with --folds"
             raise TripleError(f"{self.folder.name}: no triple has fold {fold}; folds there: {known}")
         if name == "test":
-            return TripleSet(self.folder, [t for t in self if t.fold < 0 and t.split == name])
-        return TripleSet(self.folder, [t for t in self if t.fold >= 0 and (t.fold == fold) == (name == "val")])
+            return TripleSet(self.folder, [t for t in self if t.split == name])
+        folded = [t for t in self if t.fold >= 0 and t.split != "test"]
+        return TripleSet(self.folder, [t for t in folded if (t.fold == fold) == (name == "val")])
 
 
 def _read_index(folder: Path) -> list[Triple]:
@@ -297,7 +304,8 @@ class TripleWriter:
         folder: new or empty.
 
     Raises:
-        TripleError: the folder holds something, or cannot be written.
+        TripleError: the folder holds something.
+        OutputError: it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -307,10 +315,11 @@ class TripleWriter:
         self.scratch = folder.parent / f".{folder.name}.new-{uuid4().hex[:8]}"
         self.rows: list[Triple] = []
         self.skipped: list[dict[str, str]] = []
+        self._published: set[str] = set()  # patients whose split the source says
         try:
             (self.scratch / "cases").mkdir(parents=True)
         except OSError as error:
-            raise TripleError(f"{folder}: cannot be written ({error.strerror or error})") from error
+            raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
     def __enter__(self) -> Self:
         return self
@@ -335,11 +344,13 @@ class TripleWriter:
             regions: numbers of outlined regions, on any grid.
             document: one entry for each number.
             patient, study, source: for the index.
-            split, fold: as published; the split follows from the patient otherwise.
+            split, fold: as published; the split follows from the patient otherwise. A published test case has no
+                fold: nothing is trained or chosen on it.
 
         Raises:
             TripleError: no image, a name that is no folder's or is taken, masks off their image, numbers that do not
-                agree, an unknown phrase, a full disk.
+                agree, an unknown phrase.
+            OutputError: a full disk.
         """
         import SimpleITK as sitk
 
@@ -359,20 +370,29 @@ class TripleWriter:
         for region in document.regions:
             check_region(region, name)
         folder = self.scratch / "cases" / name
+        volumes = {label: volume.to_sitk() for label, volume in {**images, **masks}.items()}
+        text = document.to_json()
         try:
             folder.mkdir()
-            for label, volume in {**images, **masks}.items():
-                sitk.WriteImage(volume.to_sitk(), str(folder / f"{label}.nii.gz"))
-            (folder / RATIONALE).write_text(document.to_json(), encoding="utf-8", newline="\n")
+            for label, volume in volumes.items():
+                sitk.WriteImage(volume, str(folder / f"{label}.nii.gz"))
+            (folder / RATIONALE).write_text(text, encoding="utf-8", newline="\n")
+            sha256 = _sha256(folder)
         except FileExistsError as error:
             raise TripleError(f"{name}: two cases have this name") from error
         except (OSError, RuntimeError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise TripleError(f"{name}: cannot be written ({error}); is the disk full?") from error
-        kind = "" if "zones" not in masks else "gland" if (masks["zones"].array == GLAND).any() else "zones"
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                raise TripleError(f"{name}: too long for a folder's name") from error
+            raise OutputError(f"{self.folder}: {name} cannot be written ({error}); is the disk full?") from error
+        if split is not None:
+            self._published.add(patient)
+        if split == "test":
+            fold = -1
+        kind = "" if "zones" not in masks else "zones" if has_zones(masks["zones"].array) else "gland"
         triple = Triple(
             name, patient, study, split or split_of(patient), fold, source, tuple(r for r in ROLES if r in images),
-            kind, len(document.regions), sum(r.positive is True for r in document.regions), _sha256(folder), folder,
+            kind, len(document.regions), sum(r.positive is True for r in document.regions), sha256, folder,
         )  # fmt: skip
         self.rows.append(triple)
         return triple
@@ -384,7 +404,8 @@ class TripleWriter:
             facts: where the triples come from; goes into ``triples.json``.
 
         Raises:
-            TripleError: no triple at all, a patient in two splits, or a full disk.
+            TripleError: no triple at all, a patient in two splits or in two folds.
+            OutputError: a full disk.
         """
         import pyarrow
         import pyarrow.parquet as parquet
@@ -392,6 +413,16 @@ class TripleWriter:
         if not self.rows:
             why = "; ".join(f"{s['id']}: {s['reason']}" for s in self.skipped[:3]) or "no case was found"
             raise TripleError(f"{self.folder}: no usable triple ({why})")
+        folds: dict[str, int] = {}
+        for row in self.rows:
+            if row.fold >= 0 and folds.setdefault(row.patient, row.fold) != row.fold:
+                raise TripleError(f"patient {row.patient} is both in fold {folds[row.patient]} and in {row.fold}; "
+                                  "give the patient's studies one fold")  # fmt: skip
+        # who is in a cross-validation is trained and validated on, so the hash must not make a test case of him
+        self.rows = [
+            replace(t, split="train") if t.patient in folds and t.patient not in self._published else t
+            for t in self.rows
+        ]
         splits: dict[str, str] = {}
         for row in self.rows:
             if splits.setdefault(row.patient, row.split) != row.split:
@@ -412,8 +443,13 @@ class TripleWriter:
                 self.folder.rmdir()
             os.replace(self.scratch, self.folder)
         except OSError as error:
-            raise TripleError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+            raise OutputError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
         return TripleSet(self.folder)
+
+
+def has_zones(labels: NDArray[Any]) -> bool:
+    """Whether a map tells PZ from TZ anywhere; where it does, its :data:`GLAND` is gland of unknown zone."""
+    return bool(((labels == 1) | (labels == 2)).any())
 
 
 def on_frame(mask: Volume, frame: Volume, name: str) -> Volume:

@@ -27,6 +27,9 @@ from MedRationaleLogic.imaging.study import Study, StudyError
 from MedRationaleLogic.inference.device import DeviceError
 from MedRationaleLogic.inference.explanation import Explanation
 from MedRationaleLogic.model import bundle as bundles
+from MedRationaleLogic.simulation.cohort import CohortError
+from MedRationaleLogic.training.quality_sheet import SheetError
+from MedRationaleLogic.training.triples import OutputError, TripleError
 from Testing.bundle_factory import tiny_bundle
 from Testing.dicom_factory import DicomStudy, anatomy
 from Testing.explanation_factory import make_explanation
@@ -154,6 +157,10 @@ def test_wrong_usage(arguments: list[str], says: str, work: Path, capsys: pytest
     ("error", "code", "says"),
     [
         (StudyError("case: no\nstudy"), ExitCode.BAD_STUDY, "case: no study"),
+        (TripleError("no usable triple"), ExitCode.BAD_STUDY, "no usable triple"),
+        (CohortError("no such cohort"), ExitCode.BAD_STUDY, "no such cohort"),
+        (SheetError("no answers"), ExitCode.BAD_STUDY, "no answers"),
+        (OutputError("out: cannot be written"), ExitCode.OUTPUT, "out: cannot be written"),
         (bundles.BundleError("no bundle named x"), ExitCode.MISSING, "no bundle named x"),
         (DeviceError("no CUDA device"), ExitCode.DEVICE, "no CUDA device"),
         (MemoryError(), ExitCode.DEVICE, "not enough memory"),
@@ -273,12 +280,14 @@ def test_series_are_chosen_by_hand(
     made.t2w(4)
     made.t2w(14)
     made.dwi(7)
-    arguments = ["explain", str(made.folder), "-o", "out", "--series", "t2w=4", "--series", "HBV=7:b400"]
+    arguments = ["explain", str(made.folder), "-o", "out", "--series", "t2w=4", "--series", "HBV=7:b800"]
     assert run(arguments) == ExitCode.OK
     labels = [choice.label for choice in explained["study"].choices]
-    assert labels == ["series 4 (t2_tse_tra)", "series 7, acquired b400"]
+    assert labels == ["series 4 (t2_tse_tra)", "series 7, acquired b800"]
     assert run([*arguments[:-1], "hbv=7:b999"]) == ExitCode.BAD_STUDY
     assert "b999" in capsys.readouterr().err
+    assert run([*arguments[:-1], "hbv=7:b400"]) == ExitCode.BAD_STUDY
+    assert "b400 shows perfusion" in capsys.readouterr().err
 
 
 BAD: dict[str, str] = {

@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 from MedRationaleLogic import cli
 from MedRationaleLogic.evaluation import cohort, summary
 from MedRationaleLogic.model.bundle import Bundle
-from MedRationaleLogic.simulation.cohort import freeze
+from MedRationaleLogic.simulation.cohort import CohortError, freeze
 from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.simulation.study import VERSION
 from Testing.bundle_factory import tiny_bundle
 from Testing.unit.training import coarse_grids
 
@@ -78,6 +79,45 @@ def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) 
     ]
     assert maps[0]
     assert maps[0] != maps[1]
+
+
+def test_a_cohort_of_another_generator_is_refused(room: Room) -> None:
+    data = json.loads(room.cohort.read_text(encoding="utf-8"))
+    room.cohort.write_text(json.dumps(data | {"version": "0.0.1"}), encoding="utf-8")
+    result = room.evaluate(output="none")
+    assert isinstance(result.exception, CohortError)
+    assert f"frozen with simulation 0.0.1, this is {VERSION}" in str(result.exception)
+    assert not (room.folder / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("cohort_name", "labels", "code", "told"),
+    [
+        ("nosuch.json", "labels.npz", cli.ExitCode.MISSING, "there is no cohort nosuch.json"),
+        ("nosuch", "labels.npz", cli.ExitCode.MISSING, "there is no cohort nosuch; give a JSON file, or one of:"),
+        ("tiny.json", "notes.npz", cli.ExitCode.BAD_STUDY, "notes.npz: expected label maps"),
+        ("tiny.json", "nosuch.npz", cli.ExitCode.MISSING, "nosuch.npz is not a file"),
+        ("notes.json", "labels.npz", cli.ExitCode.BAD_STUDY, "notes.json: expected a cohort"),
+        ("folder.json", "labels.npz", cli.ExitCode.BAD_STUDY, "folder.json: expected a cohort"),
+    ],
+)
+def test_what_cannot_be_used_ends_in_its_exit_code(
+    cohort_name: str, labels: str, code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip("picai_eval")
+    monkeypatch.chdir(tmp_path)
+    sample_bank().save(Path("labels.npz"))
+    freeze(sample_bank(), "tiny", 11, 1).save(Path("tiny.json"))
+    for name in ("notes.npz", "notes.json"):
+        Path(name).write_text("remember the milk", encoding="utf-8")
+    Path("folder.json").mkdir()
+    assert cli.run(["evaluate", cohort_name, "--labels", labels, "--output", "out"]) == code
+    text = " ".join(capsys.readouterr().err.split())
+    assert told in text
+    assert "pickle" not in text
+    assert "install MedRationale again" not in text
+    assert not Path("out").exists()
 
 
 def test_what_is_missing_is_named(room: Room) -> None:

@@ -12,7 +12,15 @@ import torch
 
 from MedRationaleLogic.model.grids import FINE
 from MedRationaleLogic.simulation import cohort, labels, lesions
-from MedRationaleLogic.simulation.cohort import Cohort, freeze, hash_study, load_cohort, split_bank
+from MedRationaleLogic.simulation.cohort import (
+    Cohort,
+    CohortError,
+    freeze,
+    hash_study,
+    load_bank,
+    load_cohort,
+    split_bank,
+)
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.regions import Region
 from MedRationaleLogic.simulation.sample import sample_bank
@@ -235,8 +243,23 @@ def test_a_file_that_is_no_cohort_is_refused(frozen: Cohort, tmp_path: Path) -> 
         load_cohort(tmp_path / "cut.json")
     with pytest.raises(ValueError, match=r"other\.json: its hashes do not belong together"):
         load_cohort(tmp_path / "other.json")
-    with pytest.raises(FileNotFoundError, match="Cohorts/nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"there is no cohort nowhere; .*simulated-test-1"):
         load_cohort("nowhere")
+    with pytest.raises(FileNotFoundError, match=r"there is no cohort .*nowhere\.json"):
+        load_cohort(tmp_path / "nowhere.json")
+
+
+def test_what_is_no_file_of_label_maps_is_refused(bank: LabelBank, tmp_path: Path) -> None:
+    bank.save(tmp_path / "labels.npz")
+    assert load_bank(tmp_path / "labels.npz").sha256 == bank.sha256
+    (tmp_path / "notes.npz").write_text("remember the milk", encoding="utf-8")
+    with pytest.raises(CohortError, match=r"notes\.npz: expected label maps .*it is no \.npz$"):
+        load_bank(tmp_path / "notes.npz")
+    np.savez(tmp_path / "other.npz", gland=np.zeros(3))
+    with pytest.raises(CohortError, match=r"other\.npz: expected label maps"):
+        load_bank(tmp_path / "other.npz")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz is not a file"):
+        load_bank(tmp_path / "nowhere.npz")
 
 
 def test_the_test_cohort_is_what_the_results_ask_for() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import SimpleITK as sitk
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -160,6 +161,39 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
     assert all(torch.equal(unstopped[k], parts[k]) for k in unstopped)
 
 
+def test_with_patience_a_run_is_resumed_given_more_epochs_and_not_trained_on_once_stopped(
+    ten: Path, tiny: Path, whole: tuple[Path, Path, fit.Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    usual = fit._trainer
+
+    def interrupted(*arguments: Any) -> Any:
+        trainer = usual(*arguments)
+        trainer.callbacks.append(_Interrupt(3))
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_trainer", interrupted)
+        with pytest.raises(Stopped):
+            fit.fit(short(ten, tiny, run, patience=5))
+    assert fit.fit(short(ten, tiny, run, patience=5)).epochs == 2
+    unstopped, resumed = weights(whole[0] / "last.ckpt"), weights(run / "last.ckpt")
+    assert all(torch.equal(unstopped[k], resumed[k]) for k in unstopped)
+    assert fit.fit(short(ten, tiny, run, patience=5)).epochs == 2  # it was done
+    # more epochs, and a score that gets no better from here on
+    monkeypatch.setattr(fit.SegmentationScore, "of", lambda *_: {"gland": 0.0})
+    stopped = fit.fit(short(ten, tiny, run, epochs=6, patience=1))
+    assert stopped.epochs == 3
+    before = weights(run / "last.ckpt")
+    again = fit.fit(short(ten, tiny, run, epochs=6, patience=1))
+    assert (again.epochs, again.best_epoch, again.score) == (3, stopped.best_epoch, stopped.score)
+    assert again.bundle.manifest.sha256 == stopped.bundle.manifest.sha256
+    after = weights(run / "last.ckpt")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    # the patience of this start counts
+    assert fit.fit(short(ten, tiny, run, epochs=4, patience=3)).epochs == 4
+
+
 def test_a_corrupt_volume_in_an_epoch_is_skipped_and_counted(ten: Path, tiny: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -212,6 +246,21 @@ def test_a_run_folder_of_other_data_is_refused(ten: Path, tiny: Path, tmp_path: 
     (tmp_path / "run" / "run.json").write_text('{"triples_sha256": "other"}', encoding="utf-8")
     with pytest.raises(TrainingError, match="holds a run with another"):
         fit.fit(short(ten, tiny, tmp_path / "run"))
+
+
+def test_a_layout_is_curated_once_and_what_is_left_out_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = made.nnunet(tmp_path / "first"), made.prostate158(tmp_path / "second")
+    (first / "imagesTr" / "10001_1000009_0001.nii.gz").write_bytes(b"broken")
+    settings = Settings(first, tmp_path / "run")
+    for _ in range(2):  # curated, and found again
+        assert [t.id for t in fit._triples(settings)] == ["10001_1000001"]
+        told = capsys.readouterr().out
+        assert "1 cases cannot be used" in told
+        assert "10001_1000009: 10001_1000009_0001.nii.gz" in told
+    with pytest.raises(TrainingError, match=r"was made of .*first, not of .*second; give a new --output"):
+        fit._triples(Settings(second, tmp_path / "run"))
 
 
 def test_two_processes_train_as_one_that_gathers_two_batches(ten: Path, tiny: Path, tmp_path: Path) -> None:
@@ -303,10 +352,46 @@ def test_train_backend_ends_in_an_exit_code(repository: Path, tmp_path: Path, ar
     assert text in done.stderr
 
 
-def test_options_that_make_no_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "run"), "--epochs", "0"]
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--epochs", "0", "--epochs is 0"),
+        ("--items", "-5", "--items is -5"),
+        ("--patience", "-1", "--patience is -1"),
+        ("--threads", "0", "--threads is 0"),
+        ("--lr", "0", "--lr is 0"),
+        ("--name", "my/model", "--name 'my/model' cannot be part of a folder's name"),
+        ("--name", "a:b", "--name 'a:b'"),
+        ("--version", "", "--version ''"),
+    ],
+)
+def test_options_that_make_no_run_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, told: str
+) -> None:
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "run"), option, value]
     assert backend.main(arguments) == backend.DATA == 4
-    assert "--epochs is 0" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_label_maps_that_are_none_are_named(ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.npz").write_text("remember the milk", encoding="utf-8")
+    arguments = ["--data", str(ten), "--output", str(tmp_path / "run"), "--labels", str(tmp_path / "notes.npz")]
+    assert backend.main(arguments) == backend.DATA
+    assert "expected label maps" in capsys.readouterr().err
+
+
+def test_triples_that_cannot_be_written_are_an_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("No space left on device")
+
+    root = made.nnunet(tmp_path / "Dataset001")
+    monkeypatch.setattr(sitk, "WriteImage", full)
+    assert backend.main(["--data", str(root), "--output", str(tmp_path / "run")]) == backend.OUTPUT
+    assert "is the disk full?" in capsys.readouterr().err
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_train_backend_says_when_nothing_can_be_imported(repository: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.pirads.lexicon import load
 from MedRationaleLogic.pirads.rationale import Rationale
 from MedRationaleLogic.training.rationales import complete, contradictions, paraphrases
-from MedRationaleLogic.training.reports import Finding, parse_report
+from MedRationaleLogic.training.reports import Finding, parse_report, parse_structured
 
 FULL = {
     "t2.pattern": "focal", "t2.signal": "moderate_hypo", "t2.texture": "homogeneous", "t2.margin": "circumscribed",
@@ -149,3 +149,18 @@ def test_a_report_that_contradicts_its_mask(measured: LesionMeasures, wrong: dic
     finding = Finding(**{"zone": "PZ", "side": "R", "levels": ("mid",), "size_mm": (12.0,), **wrong})
     (only,) = contradictions(finding, measured)
     assert only.startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("sector", "told"),
+    [("PZpl-mid-R", []), ("TZp-mid-R", ["zone"]), ("PZpl-mid-L", ["side"]), ("PZpl-apex-R", ["level"])],
+)
+def test_sectors_are_held_against_the_mask(measured: LesionMeasures, sector: str, told: list[str]) -> None:
+    (read,) = parse_structured({"findings": [{"sectors": [sector], "category": 4, "dwi": 4, "t2w": 4}]}).findings
+    for finding in (read, Finding(sectors=(sector,))):
+        assert [line.split(":")[0] for line in contradictions(finding, measured)] == told
+
+
+def test_sectors_do_not_settle_what_the_report_leaves_open(measured: LesionMeasures) -> None:
+    (finding,) = parse_report("Lesion 1: right PZ. Sector PZpl-mid-L.").findings
+    assert contradictions(finding, measured) == ["side: the report gives two answers"]
