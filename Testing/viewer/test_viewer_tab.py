@@ -97,17 +97,23 @@ async def test_another_case_has_another_number(tab: Tab) -> None:
     assert tab.reading().number == before
 
 
-@pytest.mark.parametrize("first", [True, False])
-async def test_a_sample_that_comes_late_leaves_what_was_opened_meanwhile(
-    tab: Tab, shelf: Path, monkeypatch: pytest.MonkeyPatch, first: bool
-) -> None:
-    drawn = asyncio.Event()
+@pytest.fixture
+def drawn(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The sample is there once this is set."""
+    ready = asyncio.Event()
 
     async def slow() -> Path:
-        await drawn.wait()
+        await ready.wait()
         return shelf / "sample"
 
     monkeypatch.setattr(sample, "folder", slow)
+    return ready
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_sample_that_comes_late_leaves_what_was_opened_meanwhile(
+    tab: Tab, drawn: asyncio.Event, first: bool
+) -> None:
     if first:
         tab.spawn(tab.open_first())
     else:
@@ -129,16 +135,7 @@ async def test_a_sample_that_comes_late_leaves_what_was_opened_meanwhile(
     assert tab.sample
 
 
-async def test_work_done_while_the_sample_is_drawn_is_asked_about(
-    tab: Tab, shelf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn = asyncio.Event()
-
-    async def slow() -> Path:
-        await drawn.wait()
-        return shelf / "sample"
-
-    monkeypatch.setattr(sample, "folder", slow)
+async def test_work_done_while_the_sample_is_drawn_is_asked_about(tab: Tab, drawn: asyncio.Event) -> None:
     await explained(tab)
     tab._do("open_sample")
     await settled()
