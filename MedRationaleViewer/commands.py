@@ -30,6 +30,18 @@ EDITS: Final = frozenset({
     "sign_off", "reopen",
 })  # fmt: skip
 """What a read-only server refuses."""
+OF_ONE_STUDY: Final = EDITS | {
+    "close",
+    "explain",
+    "cancel",
+    "select",
+    "mark",
+    "choose_step",
+    "concept",
+    "window",
+    "jump",
+}
+"""What means the study that the page showed when it was asked for, and no other."""
 DOUBT: Final = "The open case holds a reader's changes that no download has saved. Put it away?"
 
 
@@ -46,9 +58,12 @@ class Commands:
         """What the page shows of the shelf: kept, for to list a folder may take seconds."""
         self._asked: str | None = None
         """The folder of the shelf that is being listed."""
+        self._uploaded: Path | None = None
+        """A study that was uploaded and is not opened yet."""
         self._commands: Mapping[str, Callable[..., None]] = {
-            "open_sample": self.open_sample, "open_study": self.open_study, "browse": self.browse, "close": self.close,
-            "explain": self.explain, "cancel": self.cancel, "select": self.select, "mark": self.mark,
+            "open_sample": self.open_sample, "open_study": self.open_study, "open_upload": self.open_upload,
+            "browse": self.browse, "close": self.close, "explain": self.explain, "cancel": self.cancel,
+            "select": self.select, "mark": self.mark,
             "choose_step": self.choose_step, "concept": self.concept, "next_lesion": self.next_lesion,
             "next_concept": self.next_concept, "scroll": self.scroll, "jump": self.jump, "answer": self.answer,
             "reset_step": self.reset_step, "undo": self.undo, "redo": self.redo, "reset": self.reset,
@@ -59,14 +74,22 @@ class Commands:
             "crosshair": self.crosshair, "window": self.window, "dismiss": self.dismiss,
         }  # fmt: skip
 
-    def do(self, name: str, args: Mapping[str, Any]) -> None:
-        """Do what a page asks for; what cannot be done is told there, and nothing is raised."""
+    def do(self, name: str, args: Mapping[str, Any], study: int | None = None) -> None:
+        """Do what a page asks for; what cannot be done is told there, and nothing is raised.
+
+        Args:
+            name: of the command.
+            args: by name.
+            study: the number of the study that the page showed; None where it showed none yet.
+        """
         command = self._commands.get(name)
         try:
             if command is None:
                 raise CommandError(f"this page asks for '{name}', which this server does not know; reload the page")
             if self.tab.options.read_only and name in EDITS:
                 raise CommandError("this server is read-only: a case can be looked at, not changed")
+            if name in OF_ONE_STUDY and study is not None and study != self.tab.number:
+                raise CommandError("another study has come meanwhile; what was asked of the one before is not done")
             command(**args)
         except Exception as error:
             self.tell(error)
@@ -140,13 +163,31 @@ class Commands:
         if self._may_leave("open_study", {"id": id}, confirmed):
             self.tab.open(folder)
 
-    def open_folder(self, folder: Path) -> None:
-        """Open an uploaded study."""
-        if self.tab.desk.readers_work_would_go():
-            raise CommandError(
-                "the open case holds changes that no download has saved; download case.zip or close it first"
+    def take_upload(self, folder: Path, before: int) -> None:
+        """Open an uploaded study. The reader is asked where work would go, or another study was opened meanwhile.
+
+        Args:
+            folder: that it lies in.
+            before: the number of the study that was open when the upload began.
+        """
+        self._uploaded = folder
+        if self.tab.desk.case is None or self.tab.number == before:
+            self.open_upload()
+        elif not self.tab.desk.readers_work_would_go():
+            self._ask(
+                "Put it away", "The upload is here. Put the study away that was opened meanwhile?", "open_upload", {}
             )
-        self.tab.open(folder)
+        else:
+            self._may_leave("open_upload", {}, False)
+
+    def open_upload(self, confirmed: bool = False) -> None:
+        """Open the study that was uploaded last."""
+        folder = self._uploaded
+        if folder is None or not folder.is_dir():
+            raise CommandError("the upload is not there any more; upload the study again")
+        if self._may_leave("open_upload", {}, confirmed):
+            self._uploaded = None
+            self.tab.open(folder)
 
     def close(self, confirmed: bool = False) -> None:
         """Put the study away."""
@@ -158,9 +199,12 @@ class Commands:
         if confirmed or not self.tab.desk.readers_work_would_go():
             self.tab.dismiss()
             return True
-        question = {"yes": "Put it away", "no": "Keep it", "command": command, "args": {**args, "confirmed": True}}
-        self.tab.notify("question", DOUBT, question=question)
+        self._ask("Put it away", DOUBT, command, args)
         return False
+
+    def _ask(self, yes: str, text: str, command: str, args: dict[str, Any]) -> None:
+        question = {"yes": yes, "no": "Keep it", "command": command, "args": {**args, "confirmed": True}}
+        self.tab.notify("question", text, question=question)
 
     def explain(self) -> None:
         """Explain the open study."""

@@ -147,8 +147,8 @@ class Tab:
         self.server.trigger("do")(self._do)
         self.server.controller.on_client_connected.add(self._connected)
 
-    def _do(self, name: str, args: dict[str, Any] | None = None) -> None:
-        self.commands.do(name, args or {})
+    def _do(self, name: str, args: dict[str, Any] | None = None, study: int | None = None) -> None:
+        self.commands.do(name, args or {}, study)
         self.refresh_soon()
 
     def _connected(self, *_args: Any, **_kwargs: Any) -> None:
@@ -392,8 +392,9 @@ class Tab:
         try:
             if self.options.read_only:
                 raise StudiesError("this server is read-only; nothing can be uploaded")
+            before = self.number
             folder = await receive(request, self.folder / "uploads", limit_mb=self.options.upload_mb)
-            self.commands.open_folder(folder)
+            self.commands.take_upload(folder, before)
             self.commands.list_again()
         except Exception as error:
             return web.json_response({"error": self.commands.words(error)}, status=400)

@@ -9,11 +9,12 @@
 
   // ------------------------------------------------------------------------------------------------ asking the server
 
-  /** Ask for a command of the server by its name. Never rejects: what goes wrong is said by the server as a notice. */
+  /** Ask for a command of the server by its name, of the study that is shown. Never rejects: what goes wrong is said by
+   * the server as a notice. */
   async function run(name, args = {}) {
     if (!window.trame?.client) return;
     try {
-      await window.trame.trigger("do", [name, args]);
+      await window.trame.trigger("do", [name, args, state("study")?.case ?? null]);
     } catch (error) {
       console.warn(`${name} was not answered`, error);
     }

@@ -181,8 +181,9 @@ def serve(port: int, scenario: str) -> None:
             # the page keeps its own changes to itself: without a new mark they would outlive the scenario
             state.ui["shown"] = token
 
-    def do(name: str, args: dict[str, Any] | None = None) -> None:
+    def do(name: str, args: dict[str, Any] | None = None, study: int | None = None) -> None:
         with state:
+            state.mock_study = study
             state.mock_calls = [*state.mock_calls, [name, args]]
             if name == "layout" and args:
                 state.views = {**state.views, "layout": args["n"]}

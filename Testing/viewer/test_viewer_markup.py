@@ -653,6 +653,14 @@ def test_what_is_not_there_yet_is_left_out(desk: Desk) -> None:
     assert desk.sent() == []
 
 
+def test_a_command_names_the_study_that_was_shown(desk: Desk) -> None:
+    desk.show("explained")
+    for study in (3, 4):
+        desk.set("study", case=study)
+        desk.sent()
+        assert desk.page.evaluate("window.trame.state.get('mock_study')") == study
+
+
 def test_the_browser_asks_before_unsaved_work_goes_with_its_page(browser: Browser, site: str) -> None:
     page, asked = browser.new_page(), []
     desk, leave = Desk(page), "() => { setTimeout(() => location.assign('about:blank')) }"

@@ -169,12 +169,56 @@ async def test_a_signature_is_not_thrown_away_unasked(tab: Tab, shelf: Path, tmp
             "yes": "Put it away", "no": "Keep it", "command": command, "args": {**args, "confirmed": True},
         }  # fmt: skip
         tab._do("dismiss")
-    with pytest.raises(ValueError, match=r"download case\.zip"):
-        tab.commands.open_folder(shelf / "patient B")
+    tab.commands.take_upload(shelf / "patient B", tab.number)
+    assert tab._notice["question"]["command"] == "open_upload"
     assert tab.desk.case is case
     case.save(tmp_path / "saved")
     tab._do("open_study", {"id": "patient B"})
     assert (tab.name, tab._notice["kind"]) == ("patient B", "")
+
+
+async def test_an_upload_that_ends_late_is_opened_only_when_the_reader_says_so(
+    tab: Tab, shelf: Path, tmp_path: Path
+) -> None:
+    uploaded = Path(shutil.copytree(shelf / "sample", tmp_path / "uploaded"))
+    tab._do("open_study", {"id": "patient A"})
+    before = tab.number
+    tab._do("open_study", {"id": "patient B"})
+    tab.commands.take_upload(uploaded, before)
+    assert tab.name == "patient B"
+    question = tab._notice["question"]
+    assert (question["command"], question["args"]) == ("open_upload", {"confirmed": True})
+    tab._do(question["command"], question["args"])
+    assert (tab.name, tab._notice["kind"]) == ("uploaded", "")
+    tab._do(question["command"], question["args"])
+    assert tab._notice["text"] == "the upload is not there any more; upload the study again"
+    # where nothing was opened meanwhile, or all was put away, it is what the reader waits for
+    tab.commands.take_upload(shelf / "patient A", tab.number)
+    assert tab.name == "patient A"
+    before = tab.number
+    tab._do("close")
+    tab.commands.take_upload(uploaded, before)
+    assert tab.name == "uploaded"
+    shutil.rmtree(uploaded)
+    with pytest.raises(ValueError, match="upload the study again"):
+        tab.commands.take_upload(uploaded, tab.number)
+
+
+async def test_what_was_asked_of_one_study_is_not_done_to_the_next(tab: Tab) -> None:
+    await explained(tab)
+    shown = tab.number
+    tab._do("open_study", {"id": "patient B"})
+    for command, args in (("psa", {"value": 9.0}), ("explain", {}), ("close", {}), ("sign_off", {})):
+        tab._do(command, args, shown)
+        assert tab._notice["text"].startswith("another study has come meanwhile"), command
+    assert tab.name == "patient B"
+    assert tab.desk.case is not None
+    assert tab.desk.case.study.psa is None
+    assert not tab.desk.busy
+    tab._do("psa", {"value": 9.0}, tab.number)
+    assert tab.desk.case.study.psa == 9.0
+    tab._do("layout", {"n": 2}, shown)
+    assert tab.views.layout == 2, "what belongs to the page is done, whatever it shows"
 
 
 # ------------------------------------------------------------------------------------------------------------ evidence
