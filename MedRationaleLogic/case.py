@@ -30,6 +30,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from numbers import Integral
@@ -565,7 +566,8 @@ class Case:
             hint = "it is one connected piece; give a plane to cut it" if plane is None else "the plane does not cut it"
             raise CaseError(f"region {lesion} cannot be split: {hint}")
         first, lost = _with_answers(self._read(one.number, masks[0]), (one,), new_outline=True)
-        parts = (first, *(self._read(self._new_number(), mask) for mask in masks[1:]))
+        with self._numbers_if_done():
+            parts = (first, *(self._read(self._new_number(), mask) for mask in masks[1:]))
         rest = [x for x in self._explained().lesions if x is not one]
         detail = _sentences(f"into regions {', '.join(str(x.number) for x in parts)}", _lost_text(lost))
         self._commit(self._with_lesions([*rest, *parts]), "split", name, one.number, detail)
@@ -896,6 +898,16 @@ class Case:
         self._next_number += 1
         return self._next_number - 1
 
+    @contextmanager
+    def _numbers_if_done(self) -> Iterator[None]:
+        """What cannot be read takes no number."""
+        before = self._next_number
+        try:
+            yield
+        except BaseException:
+            self._next_number = before
+            raise
+
     def _outline(self, mask: Volume) -> Volume:
         """A reader's mask as bool on the frame's grid."""
         if mask.array.dtype.kind not in "biu":
@@ -923,7 +935,8 @@ class Case:
         return self._sectors[1] if zones.array.any() else None
 
     def _add(self, action: Action, mask: Volume, reader: str, detail: str) -> Lesion:
-        added = self._read(self._new_number(), mask)
+        with self._numbers_if_done():
+            added = self._read(self._new_number(), mask)
         state = self._with_lesions([*self._explained().lesions, added])
         self._commit(state, action, reader, added.number, detail)
         return added

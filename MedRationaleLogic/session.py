@@ -18,12 +18,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from MedRationaleLogic.case import Case, CaseError, CaseEvent
-from MedRationaleLogic.inference.worker import Event, InProcess, PollingExplainer, Task
+from MedRationaleLogic.inference.worker import Event, InProcess, NotYetError, PollingExplainer, Task
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,6 +38,8 @@ __all__ = ["IDLE", "Job", "Session", "SessionEvent"]
 T = TypeVar("T")
 RESTARTS: Final = 3
 """So often a job starts over because its study was changed under it; then it fails."""
+WAITS: Final = 20
+"""So often a job is left because the network does not answer at once; then it waits."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,13 +96,18 @@ class _Work:
         task: what the network has to have done before.
         study: of which study, asked again when the network is ready: the case may have moved on.
         finish: what is then called.
+        repeatable: it may be left where the network does not answer at once, and called again.
+        restarts: how often the study was another one by then.
+        waits: how often it was left.
     """
 
     case: Case
     task: Task
     study: Callable[[], Study]
     finish: Callable[[], object]
+    repeatable: bool = False
     restarts: int = 0
+    waits: int = 0
 
 
 class Session:
@@ -236,7 +244,9 @@ class Session:
             ),
         )  # fmt: skip
 
-    def perform(self, action: Callable[[], T], what: str, *, then: Callable[[T], None] | None = None) -> None:
+    def perform(
+        self, action: Callable[[], T], what: str, *, then: Callable[[T], None] | None = None, repeatable: bool = False
+    ) -> None:
         """Call something that needs the network to have seen the case's study: an edit, an evidence map.
 
         It is called at once where the network has seen it, else from :meth:`poll` when it has. An exception that it
@@ -246,6 +256,9 @@ class Session:
             action: what to call.
             what: in words, for the job.
             then: called with what it returned.
+            repeatable: ``action`` changes nothing before all that it asks of the network is answered, as one edit of
+                the case does. Where an answer takes longer, because the network is at work for others, it is then left
+                and called again from :meth:`poll`; otherwise the call waits.
 
         Raises:
             CaseError: no case, not explained yet, or a job is running.
@@ -259,7 +272,7 @@ class Session:
             if then is not None:
                 then(result)
 
-        work = _Work(case, "see", lambda: case.study, finish)
+        work = _Work(case, "see", lambda: case.study, finish, repeatable)
         if self._explainer.ready_for(case.study, "see"):
             self._work, self._job = work, Job("action", what, state="running")
             self._complete(work)
@@ -353,7 +366,13 @@ class Session:
                 self._work = work = replace(work, restarts=work.restarts + 1)
                 self._explainer.begin(study, work.task)
                 return
-            work.finish()
+            with self._explainer.deferring() if work.repeatable and work.waits < WAITS else nullcontext():
+                work.finish()
+        except NotYetError:
+            self._work = replace(work, waits=work.waits + 1)
+            self._job = replace(self._job, stage="waiting for the network")
+            self._tell("job")
+            return
         except Exception as error:
             if self._work is work:
                 self._fail(error)

@@ -396,7 +396,7 @@ class Commands:
         chosen = sorted({*self.tab.marked, *([case.selection.lesion] if case.selection.lesion is not None else [])})
         if len(chosen) < 2:
             raise CommandError("mark at least two regions under Findings first")
-        self.tab.desk.perform(lambda: case.merge(chosen, reader), "merging regions")
+        self.tab.desk.perform(lambda: case.merge(chosen, reader), "merging regions", repeatable=True)
 
     def explain_here(self) -> None:
         """Let the reader click on a place that the model passed over; a second time: not any more."""
@@ -413,7 +413,7 @@ class Commands:
         def add() -> None:
             self.tab.desk.select(case.explain_here(point, reader).number)
 
-        self.tab.desk.perform(add, "reading this place")
+        self.tab.desk.perform(add, "reading this place", repeatable=True)
 
     def shift(self, role: Role, x: float, y: float, z: float) -> None:
         """Move ADC or high-b by millimetres (towards left, posterior, superior)."""

@@ -54,6 +54,7 @@ from MedRationaleLogic.model.bundle import Bundle, BundleError, find
 __all__ = [
     "Event",
     "InProcess",
+    "NotYetError",
     "PollingExplainer",
     "RemoteExplainer",
     "RemoteReader",
@@ -71,6 +72,8 @@ KEPT_STUDIES: Final = 2
 """Studies that the child keeps for further reading, about 100 MB each."""
 WRITE_S: Final = 0.04
 """How long one call may write images for the child; the rest is written by the next ones."""
+AT_ONCE_S: Final = 0.2
+"""So long a question that may be answered later is waited for: most are answered by then."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +83,10 @@ _ERRORS: Final[Mapping[str, type[Exception]]] = {
     "ExplainCancelledError": ExplainCancelledError, "ValueError": ValueError,
 }  # fmt: skip
 assert set(_ERRORS) == set(OWN_ERRORS)
+
+
+class NotYetError(WorkerError):
+    """A question is not answered yet; see :meth:`PollingExplainer.deferring`."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,11 @@ class PollingExplainer(Protocol):
 
     def see(self, study: Study) -> _Reader:
         """Only what is needed to read regions."""
+
+    def deferring(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, a region that is not read at once (the network is at work for somebody else) raises
+        :class:`NotYetError`, and :meth:`poll` tells "done" when it is. Whoever asks then does all of it again, within
+        another such context, until nothing is raised: what was answered before is at hand."""
 
     def cancel(self) -> None:
         """End the running task, whatever it takes; no event follows."""
@@ -263,6 +275,10 @@ class InProcess:
             _remember(self._seen, _voxel_key(study), self.explainer.see(study))
         return self._seen[_voxel_key(study)]
 
+    def deferring(self) -> contextlib.AbstractContextManager[None]:
+        """See :meth:`PollingExplainer.deferring`; here all is read at once."""
+        return contextlib.nullcontext()
+
     def cancel(self) -> None:
         """See :meth:`PollingExplainer.cancel`; work that has begun stops before its next stage."""
         self._stop = True
@@ -351,6 +367,23 @@ class _Seen:
     explained: dict[str, Explanation] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A question that was asked and is not answered yet.
+
+    Attributes:
+        number: of its command.
+        key: equal for equal questions.
+        once: files that only it needed.
+        taken: what the asker makes of the answer and the folder that its files are in.
+    """
+
+    number: int
+    key: str
+    once: frozenset[str]
+    taken: Callable[[Json, Path], Any]
+
+
 class RemoteExplainer:
     """An explainer whose network lives in a child process; see the module's text. Use it from one thread.
 
@@ -376,6 +409,9 @@ class RemoteExplainer:
         self._job: _Job | None = None
         self._events: list[Event] = []
         self._answers: dict[int, Json] = {}
+        self._defers = False
+        self._question: _Question | None = None  # not answered at once
+        self._answered: dict[str, Any] = {}  # by the question's key, until what asked them is done
         self._seen: dict[str, _Seen] = {}
         self._number = self._asked = 0
         self._closed = False
@@ -398,7 +434,7 @@ class RemoteExplainer:
     @property
     def running(self) -> bool:
         """See :attr:`PollingExplainer.running`."""
-        return self._job is not None
+        return self._job is not None or self._question is not None
 
     @property
     def pid(self) -> int | None:
@@ -450,7 +486,7 @@ class RemoteExplainer:
     def begin(self, study: Study, task: Task = "explain") -> None:
         """See :meth:`PollingExplainer.begin`. A child that cannot be started is told by :meth:`poll`."""
         self._open_for_work()
-        if self._job is not None:
+        if self.running:
             raise WorkerError("the network is at work on a study; wait for it, or cancel it")
         self._advance()
         if self.ready_for(study, task):
@@ -500,8 +536,29 @@ class RemoteExplainer:
     def poll(self) -> list[Event]:
         """See :meth:`PollingExplainer.poll`; never blocks."""
         self._advance()
+        if self._question is not None and self._question.number in self._answers:
+            try:
+                key = self._question.key
+                self._answered[key] = self._take_answer(self._question)
+                self._events.append(Event("done", 1.0))
+            except Exception as error:
+                self._events.append(Event("failed", error=error))
         events, self._events = self._events, []
         return events
+
+    @contextlib.contextmanager
+    def deferring(self) -> Iterator[None]:
+        """See :meth:`PollingExplainer.deferring`."""
+        self._defers, later = True, False
+        try:
+            yield
+        except NotYetError:
+            later = True
+            raise
+        finally:
+            self._defers = False
+            if not later:
+                self._answered.clear()
 
     def _advance(self) -> None:
         """Read what has come, see whether the child still lives, write what is to be written."""
@@ -553,8 +610,8 @@ class RemoteExplainer:
             self._done(job, message)
         elif kind == "evidence" and message["key"] in self._seen:
             self._seen[message["key"]].reader._take(self._child.folder, message["fields"])
-        elif kind == "answer":
-            self._answers[int(message["id"])] = message
+        elif kind == "answer" and number == self._asked:  # not of a question that was given up
+            self._answers[number] = message
         elif kind == "failed":
             self._failed(message)
 
@@ -606,7 +663,7 @@ class RemoteExplainer:
 
     def _lost(self, error: Exception) -> None:
         """The child is no more; the next task starts another one."""
-        if self._job is not None:
+        if self.running:
             self._events.append(Event("failed", error=error))
         else:
             _log.warning("the network's process ended while it had nothing to do (%s)", type(error).__name__)
@@ -619,7 +676,12 @@ class RemoteExplainer:
         self._last_error = error
         self._child = None
         self._seen.clear()
+        self._give_up_question()
+
+    def _give_up_question(self) -> None:
+        self._question, self._asked = None, 0
         self._answers.clear()
+        self._answered.clear()
 
     # ----------------------------------------------------------------------------------------------------- the road
 
@@ -683,6 +745,7 @@ class RemoteExplainer:
         if self._job is not None:
             self._job = None
             self._drop_child()
+        self._give_up_question()  # a short one: the child goes on with it, and nobody hears of it
 
     def close(self) -> None:
         """End the child and remove what was shared; later calls are refused."""
@@ -701,27 +764,47 @@ class RemoteExplainer:
 
     # ---------------------------------------------------------------------------------------------- for the reader
 
-    def _ask(self, study: Study, command: Json, images: Mapping[str, Volume | None]) -> tuple[Json, Path]:
+    def _ask(
+        self, study: Study, command: Json, images: Mapping[str, Volume | None], taken: Callable[[Json, Path], T]
+    ) -> T:
         """A short question about a study; waits for the answer. Sees the study again where the child was lost.
 
-        Returns:
-            the answer, and the folder that its files are in.
+        Args:
+            study: that it is about.
+            command: to the child, without what is the same for all.
+            images: of the command, by name.
+            taken: makes something of the answer and the folder that its files are in.
+
+        Raises:
+            NotYetError: within :meth:`deferring`, no answer at once.
         """
-        if self._job is not None:
+        told = {**command, **{name: None if v is None else _record(v) for name, v in images.items()}}
+        key = _digest([_voxel_key(study), told])
+        if key in self._answered:
+            found: T = self._answered[key]
+            return found
+        if self.running:
             raise WorkerError("the network is at work; wait for it, or cancel it")
         self.see(study)
         try:
-            return self._asking(study, command, images)
+            once = self._send_images(study, images)
+            assert self._child is not None
+            number = self._asked = self._new_number()
+            self._child.send({"id": number, "key": _voxel_key(study), **told})
+            question = _Question(number, key, frozenset(once), taken)
+            self._await(question)
+            answer: T = self._take_answer(question)
+            if self._defers:
+                self._answered[key] = answer
+            return answer
         except OSError as error:
             raise _unusable(error) from error
 
-    def _asking(self, study: Study, command: Json, images: Mapping[str, Volume | None]) -> tuple[Json, Path]:
-        child, key, number = self._child, _voxel_key(study), self._new_number()
+    def _send_images(self, study: Study, images: Mapping[str, Volume | None]) -> set[str]:
+        """Write what the child does not have; returns the files that are of no more use once it has answered."""
+        child, once = self._child, set()
         assert child is not None
-        self._asked = number
-        once: set[str] = set()
         for name, volume in images.items():
-            command[name] = None if volume is None else _record(volume)
             if volume is None or _file(volume) in child.files:
                 continue
             save_array(child.folder / _file(volume), volume.array)
@@ -729,20 +812,31 @@ class RemoteExplainer:
                 once.add(_file(volume))
             else:
                 child.files.add(_file(volume))
-                self._seen[key].files.add(_file(volume))
-        child.send({"id": number, "key": key, **command})
-        while number not in self._answers:
+                self._seen[_voxel_key(study)].files.add(_file(volume))
+        return once
+
+    def _await(self, question: _Question) -> None:
+        child, since = self._child, time.monotonic()
+        while question.number not in self._answers:
             self._advance()
             if self._child is not child:
                 raise self._last_error or WorkerError("the network's process ended; try again")
+            if self._defers and time.monotonic() - since > AT_ONCE_S:
+                self._question = question
+                raise NotYetError("the network has not answered yet; wait for it")
             time.sleep(0.003)
-        for file in once:
+
+    def _take_answer(self, question: _Question) -> Any:
+        """What was made of an answer that is there."""
+        assert self._child is not None
+        self._question = None
+        answer = self._answers.pop(question.number)
+        for file in question.once:
             with contextlib.suppress(OSError):
-                (child.folder / file).unlink()
-        answer = self._answers.pop(number)
+                (self._child.folder / file).unlink()
         if "error" in answer:
             raise answer["error"]
-        return answer, child.folder
+        return question.taken(answer, self._child.folder)
 
     def _fields(self, study: Study) -> Mapping[str, EvidenceField]:
         """Evidence of a study, once it is written."""
@@ -778,18 +872,22 @@ class RemoteReader:
         """As :meth:`~MedRationaleLogic.inference.explainer.StudyReader.lesion`, by a short call to the child."""
         command = {"do": "lesion", "number": number, "origin": origin}
         images = {"mask": mask, "zones": zones, "sectors": sectors}
-        answer, _ = self._explainer._ask(self.study, command, images)
-        return Lesion.from_dict(answer["lesion"], mask)
+        return self._explainer._ask(
+            self.study, command, images, lambda answer, _folder: Lesion.from_dict(answer["lesion"], mask)
+        )
 
     def region_at(self, point: ArrayLike, zones: Volume) -> Volume:
         """As :meth:`~MedRationaleLogic.inference.explainer.StudyReader.region_at`, by a short call to the child."""
         at = [float(v) for v in np.asarray(point, dtype=float)]
-        answer, folder = self._explainer._ask(self.study, {"do": "region_at", "point": at}, {"zones": zones})
-        file = folder / answer["file"]
-        array = load_array(file).copy()
-        with contextlib.suppress(OSError):
-            file.unlink()
-        return Volume(array, self.study.frame.geometry, answer["name"])
+
+        def taken(answer: Json, folder: Path) -> Volume:
+            file = folder / answer["file"]
+            array = load_array(file).copy()
+            with contextlib.suppress(OSError):
+                file.unlink()
+            return Volume(array, self.study.frame.geometry, answer["name"])
+
+        return self._explainer._ask(self.study, {"do": "region_at", "point": at}, {"zones": zones}, taken)
 
     def evidence(self) -> EvidenceMaps:
         """The study's evidence, brought to the frame's grid when asked for."""

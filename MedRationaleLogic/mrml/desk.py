@@ -271,9 +271,12 @@ class Desk:
         """Start explaining the open case; `poll` brings it to its end."""
         self._opened().explain()
 
-    def perform(self, action: Callable[[], Any], what: str) -> None:
-        """Do something to the case that may need the network: at once when it is warm, else as soon as it is."""
-        self._opened().perform(action, what)
+    def perform(self, action: Callable[[], Any], what: str, *, repeatable: bool = False) -> None:
+        """Do something to the case that may need the network: at once when it is warm, else as soon as it is.
+
+        ``repeatable``: see :meth:`~MedRationaleLogic.session.Session.perform`.
+        """
+        self._opened().perform(action, what, repeatable=repeatable)
 
     def shift(self, role: Role, lps_mm: list[float], reader: str) -> None:
         """Move ADC or high-b by millimetres (x, y, z; LPS); an explained study is run through the network again."""

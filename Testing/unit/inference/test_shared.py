@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from MedRationaleLogic.imaging.study import Study
+from MedRationaleLogic.imaging.study import Study, StudyError
+from MedRationaleLogic.imaging.volume import Volume
 from MedRationaleLogic.inference import shared, worker_child, worker_link
 from MedRationaleLogic.inference.explainer import Cancelled, ExplainCancelledError, Explainer, Progress
 from MedRationaleLogic.inference.shared import SharedModel
-from MedRationaleLogic.inference.worker import Event, RemoteExplainer, WorkerError
+from MedRationaleLogic.inference.worker import Event, NotYetError, RemoteExplainer, RemoteReader, WorkerError
 from MedRationaleLogic.inference.worker_child import Hall, Model, Room
 from MedRationaleLogic.model.bundle import Bundle, BundleError
 from Testing.study_factory import CENTER
@@ -241,6 +242,84 @@ def test_who_cancels_is_free_at_once_and_others_are_served(model: SharedModel, c
     assert "stopped" not in str([event.message for event in first.told])
     model.check()
     assert (model.state["state"], model.state["restarts"]) == ("ready", 0)
+
+
+@pytest.fixture
+def held(model: SharedModel, clients: list[Client], study: Study) -> tuple[Client, RemoteReader, Volume]:
+    """One who has a study open that the network has seen, while it is at work for another; and the study's zones."""
+    first, second, _ = clients
+    reader = second.explainer.see(study)
+    second.poll()
+    first.explainer.begin(named(study, "held"), "see")
+    until(lambda: first.hears("working"))
+    return second, reader, study.frame.with_array(np.ones(study.frame.geometry.shape, np.uint8), "zones")
+
+
+def test_a_region_is_read_later_where_others_are_served(held: tuple[Client, RemoteReader, Volume], place: Path):
+    client, reader, zones = held
+
+    def asks(point: tuple[float, float, float] = (1.0, 2.0, 3.0)) -> Volume:
+        with client.explainer.deferring():
+            return reader.region_at(point, zones)
+
+    start = time.perf_counter()
+    with pytest.raises(NotYetError):
+        asks()
+    assert time.perf_counter() - start < 2.0
+    assert client.explainer.running
+    with pytest.raises(WorkerError, match="at work"):
+        asks((7.0, 8.0, 9.0))
+    (place / "go").touch()
+    assert client.ends().kind == "done"
+    commands = (client.folder / "commands.jsonl").read_bytes()
+    assert (asks().array == 1).all()
+    assert (client.folder / "commands.jsonl").read_bytes() == commands, "it was not asked for a second time"
+    assert not list(client.folder.glob("answer-*"))
+    assert asks().name == "region"
+    assert (client.folder / "commands.jsonl").read_bytes() != commands, "another action asks anew"
+
+
+def test_what_cannot_be_read_later_is_told(held: tuple[Client, RemoteReader, Volume], place: Path):
+    client, reader, zones = held
+    with pytest.raises(NotYetError), client.explainer.deferring():
+        reader.region_at((0.0, 0.0, -9999.0), zones)
+    (place / "go").touch()
+    event = client.ends()
+    assert (event.kind, event.message) == ("failed", "the point lies outside the images")
+    assert isinstance(event.error, StudyError)
+    assert not client.explainer.running
+
+
+def test_a_question_that_was_given_up_is_heard_of_no_more(
+    held: tuple[Client, RemoteReader, Volume], place: Path, study: Study
+):
+    client, reader, zones = held
+    with pytest.raises(NotYetError), client.explainer.deferring():
+        reader.region_at((1.0, 2.0, 3.0), zones)
+    room = client.folder
+    client.explainer.cancel()
+    assert not client.explainer.running
+    (place / "go").touch()
+    until(lambda: b'"answer"' in (room / "messages.jsonl").read_bytes())
+    assert client.explainer.poll() == []
+    assert (reader.region_at((1.0, 2.0, 3.0), zones).array == 1).all()
+    assert client.explainer.ready_for(study)
+
+
+@posix
+def test_a_question_goes_with_the_process(held: tuple[Client, RemoteReader, Volume], model: SharedModel, place: Path):
+    client, reader, zones = held
+    with pytest.raises(NotYetError), client.explainer.deferring():
+        reader.region_at((1.0, 2.0, 3.0), zones)
+    os.killpg(model._child.pid, signal.SIGKILL)
+    model._child.process.wait()
+    model.check()
+    event = client.ends()
+    assert event.kind == "failed"
+    assert "SIGKILL" in event.message
+    until(lambda: checked(model, "ready"))
+    with client.explainer.deferring():
+        assert (reader.region_at((1.0, 2.0, 3.0), zones).array == 1).all(), "seen and read again"
 
 
 def test_rooms_are_private_and_go_with_their_clients(model: SharedModel, clients: list[Client], study: Study):

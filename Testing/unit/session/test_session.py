@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,12 @@ import pytest
 from MedRationaleLogic.case import Case, CaseError, CaseSignedOffError
 from MedRationaleLogic.imaging.study import Study, StudyError
 from MedRationaleLogic.imaging.volume import Volume
-from MedRationaleLogic.inference.worker import Event, InProcess, RemoteExplainer, WorkerError
-from MedRationaleLogic.session import IDLE, Session, SessionEvent
+from MedRationaleLogic.inference.worker import Event, InProcess, NotYetError, RemoteExplainer, WorkerError
+from MedRationaleLogic.session import IDLE, WAITS, Session, SessionEvent
 from Testing.bundle_factory import tiny_bundle
 from Testing.explanation_factory import CENTER, PZ_LEFT, sphere
 from Testing.study_factory import make_study
-from Testing.unit.case.fake_explainer import FakeExplainer
+from Testing.unit.case.fake_explainer import FakeExplainer, FakeReader
 
 READER = "Dr A"
 SMALL = {"shape": (10, 40, 44)}
@@ -41,6 +43,7 @@ class Scripted:
     calls: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     refuse: Exception | None = None
+    defers: bool = False
 
     @staticmethod
     def key(study: Study, task: str) -> tuple[str, ...]:
@@ -75,6 +78,25 @@ class Scripted:
     def see(self, study: Study) -> Any:
         assert self.ready_for(study), "the case would wait"
         return self.fake.see(study)
+
+    @contextmanager
+    def deferring(self) -> Iterator[None]:
+        self.defers = True
+        try:
+            yield
+        finally:
+            self.defers = False
+
+    def read_by_turns(self, monkeypatch: pytest.MonkeyPatch, busy: Iterator[bool]) -> None:
+        """From now on each region is asked for while the network is at work for somebody else, or not."""
+        read = FakeReader.lesion
+
+        def lesion(reader: FakeReader, *args: Any, **more: Any) -> Any:
+            if next(busy) and self.defers:
+                raise NotYetError("not yet")
+            return read(reader, *args, **more)
+
+        monkeypatch.setattr(FakeReader, "lesion", lesion)
 
     def warm(self) -> None:
         self.calls.append("warm")
@@ -301,6 +323,38 @@ def test_an_action_waits_for_a_network_that_died_meanwhile(explained: Session, n
     network.finish()
     assert explained.poll().state == "done"
     assert len(explained.case.explanation.lesions) == 3
+
+
+def test_an_action_is_left_and_repeated_while_the_network_is_at_work_for_others(
+    explained: Session, network: Scripted, monkeypatch: pytest.MonkeyPatch
+):
+    case, busy = explained.case, iter([True, True, False, True])
+    network.read_by_turns(monkeypatch, busy)
+    events = heard(explained)
+    explained.perform(lambda: case.add_region(ball(case), READER), "adding", repeatable=True)
+    assert (explained.job.state, explained.job.stage) == ("running", "waiting for the network")
+    assert events[-1].job is explained.job
+    assert explained.poll().state == "running", "nothing has come"
+    for state in ("running", "done"):
+        network.events.append(Event("done", 1.0))
+        assert explained.poll().state == state
+    assert [one.number for one in case.explanation.lesions] == [1, 2, 3], "no number was used up"
+    explained.perform(lambda: case.add_region(ball(case), READER), "adding")
+    assert explained.job.state == "done", "what may not be called twice waits"
+    assert next(busy, None) is None
+
+
+def test_a_network_that_never_answers_at_once_is_waited_for_in_the_end(
+    explained: Session, network: Scripted, monkeypatch: pytest.MonkeyPatch
+):
+    case = explained.case
+    network.read_by_turns(monkeypatch, itertools.repeat(True))
+    explained.perform(lambda: case.add_region(ball(case), READER), "adding", repeatable=True)
+    for _ in range(WAITS):
+        assert explained.job.state == "running"
+        network.events.append(Event("done", 1.0))
+        explained.poll()
+    assert explained.job.state == "done"
 
 
 @pytest.mark.parametrize("warm", [True, False])
