@@ -14,7 +14,10 @@ PyTorch comes from pip's usual index, which on Linux brings several gigabytes of
 
     MEDRATIONALE_TORCH_INDEX=https://download.pytorch.org/whl/cpu python3 run.py demo
 
-Exit code: that of the job; 2 for a wrong command; 3 if the environment could not be made; 130 after Ctrl-C.
+A later run without the variable keeps to the index of the one before; an empty one goes back to pip's usual index.
+
+Exit code: that of the job; 2 for a wrong command; 3 if the environment could not be made; 130 after Ctrl-C during the
+set-up or the tests.
 Research use only.
 """
 
@@ -30,6 +33,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -82,19 +86,28 @@ def environment_key(root: Path, version: str, torch_index: str) -> str:
     return digest.hexdigest()
 
 
-def read_stamp(stamp: Path) -> tuple[str, frozenset[str]]:
-    """Key and extras of the last finished set-up; ("", nothing) when there was none or its record is damaged."""
+class Done(NamedTuple):
+    """The last finished set-up: what decided it, the extras in it, the index that its torch came from (None: none)."""
+
+    key: str = ""
+    extras: frozenset[str] = frozenset()
+    torch_index: str | None = None
+
+
+def read_stamp(stamp: Path) -> Done:
+    """The last finished set-up; an empty record when there was none or it is damaged."""
     try:
         state = json.loads(stamp.read_text(encoding="utf-8"))
-        return str(state["key"]), frozenset(state["extras"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "", frozenset()
+        index = state.get("torch_index")
+        return Done(str(state["key"]), frozenset(state["extras"]), None if index is None else str(index))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Done()
 
 
-def write_stamp(stamp: Path, key: str, extras: frozenset[str]) -> None:
+def write_stamp(stamp: Path, done: Done) -> None:
     # Replaced in one step: an interruption leaves the old record or the new one, never half of one.
     draft = stamp.with_suffix(".tmp")
-    draft.write_text(json.dumps({"key": key, "extras": sorted(extras)}), encoding="utf-8")
+    draft.write_text(json.dumps({**done._asdict(), "extras": sorted(done.extras)}), encoding="utf-8")
     os.replace(draft, stamp)
 
 
@@ -133,13 +146,17 @@ def pip_command(python: Path, arguments: list[str], terminal: bool) -> list[str]
     return [str(python), "-m", "pip", "install", *shared, *arguments]
 
 
-def install_steps(torch: str, torch_index: str, extras: frozenset[str]) -> list[tuple[str, list[str]]]:
+def install_steps(
+    torch: str, torch_index: str, extras: frozenset[str], another_index: bool = False
+) -> list[tuple[str, list[str]]]:
     """What to install, in order: (what to tell the user, pip's arguments).
 
     torch goes first and alone: a CPU build that pip is configured for is taken as it is, and nothing that comes later
     may swap it. From an index of its own it comes without dependencies, which that index need not have in our versions.
+    Where one of the same version from `another_index` lies there, pip has to be told to take the new one.
     """
     from_index = ["--index-url", torch_index, "--no-deps"] if torch_index else []
+    from_index += ["--force-reinstall"] if another_index else []
     project = f".[{','.join(sorted(extras))}]" if extras else "."
     where = torch_index or "pip's index; a large download"
     return [
@@ -192,17 +209,18 @@ def set_up(extras: frozenset[str]) -> Path:
     Raises:
         SetupError: see the message.
     """
-    torch_index = os.environ.get(TORCH_INDEX, "")
+    done = read_stamp(STAMP)
+    torch_index = os.environ.get(TORCH_INDEX, done.torch_index or "")
+    another_index = done.torch_index not in (None, torch_index)
     key = environment_key(ROOT, platform.python_version(), torch_index)
     python = venv_python(VENV, os.name == "nt")
-    done_key, done_extras = read_stamp(STAMP)
-    if done_key == key and extras <= done_extras and python.exists():
+    if done.key == key and extras <= done.extras and python.exists():
         return python
     started = time.monotonic()
     make_venv(python)
-    wanted = extras | (done_extras if done_key == key else frozenset())
+    wanted = extras | (done.extras if done.key == key or another_index else frozenset())
     constraints = (ROOT / CONSTRAINTS).read_text(encoding="utf-8")
-    for what, arguments in install_steps(pinned(constraints, "torch"), torch_index, wanted):
+    for what, arguments in install_steps(pinned(constraints, "torch"), torch_index, wanted, another_index):
         say(what)
         code = subprocess.run(pip_command(python, arguments, sys.stdout.isatty()), cwd=ROOT).returncode
         if code != 0:
@@ -212,7 +230,7 @@ def set_up(extras: frozenset[str]) -> Path:
                 f"proxy (set HTTPS_PROXY, or PIP_INDEX_URL for a mirror), or a full disk ({free:.0f} GB free here, "
                 "about 3 GB needed, 8 GB with CUDA). Run the same command again: what is done is not done twice."
             )
-    write_stamp(STAMP, key, wanted)
+    write_stamp(STAMP, Done(key, wanted, torch_index))
     say(f"environment ready after {time.monotonic() - started:.0f} s")
     return python
 
@@ -225,6 +243,14 @@ def run_checks(python: Path, pytest_arguments: list[str]) -> int:
         say(name + (f" (already failed: {', '.join(failed)})" if failed else ""))
         codes[name] = subprocess.run(command, cwd=ROOT).returncode
     return next((code for code in codes.values() if code != 0), 0)
+
+
+def become(command: list[str]) -> int:
+    """Run a command in this process's place: whoever stops it by a signal stops the job. Windows has no such thing."""
+    if os.name == "nt":
+        return subprocess.run(command).returncode
+    sys.stdout.flush()
+    os.execv(command[0], command)
 
 
 def main(arguments: list[str]) -> int:
@@ -243,7 +269,7 @@ def main(arguments: list[str]) -> int:
         python = set_up(frozenset(EXTRAS[command]))
         if command == "test":
             return run_checks(python, rest)
-        return subprocess.run([str(python), "-m", "MedRationaleLogic.cli", "view", *rest]).returncode
+        return become([str(python), "-m", "MedRationaleLogic.cli", "view", *rest])
     except SetupError as error:
         say(str(error))
         return 3

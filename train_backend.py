@@ -13,9 +13,12 @@ def _run():
     import os
     import sys
 
+    # beside this script in a clone; two folders up in an installed extension (Resources/Scripts)
     here = os.path.dirname(os.path.abspath(__file__))
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    for root in (here, os.path.dirname(os.path.dirname(here))):
+        if os.path.isdir(os.path.join(root, "MedRationaleLogic")) and root not in sys.path:
+            sys.path.insert(0, root)
+            break
     from MedRationaleLogic.training.backend import main
 
     return main(sys.argv[1:], "train_backend.py")

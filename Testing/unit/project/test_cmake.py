@@ -162,6 +162,10 @@ def test_cmake_lays_out_an_importable_extension(repository: Path, tmp_path: Path
         "from MedRationaleLib import install, sample_data; print(m.__version__, m.__file__)"
     )
     printed = subprocess.run([sys.executable, "-I", "-c", code, modules], capture_output=True, text=True, check=True)
+    script = modules / "Resources" / "Scripts" / "train_backend.py"
+    assert script.read_bytes() == (repository / "train_backend.py").read_bytes()
+    helped = subprocess.run([sys.executable, "-I", script, "--help"], capture_output=True, text=True)
+    assert (helped.returncode, "--data" in helped.stdout) == (0, True), helped.stderr
     version, place = printed.stdout.split(maxsplit=1)
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", version)
     assert Path(place.strip()) == modules / "MedRationaleLogic" / "__init__.py"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,9 @@ def test_key_changes_with_the_folder(run: ModuleType, clone: Path, tmp_path_fact
 
 def test_stamp_round_trip(run: ModuleType, tmp_path: Path) -> None:
     stamp = tmp_path / ".run-state.json"
-    run.write_stamp(stamp, "abc", frozenset({"dev", "viewer"}))
-    assert run.read_stamp(stamp) == ("abc", frozenset({"dev", "viewer"}))
+    done = run.Done("abc", frozenset({"dev", "viewer"}), "https://example.org")
+    run.write_stamp(stamp, done)
+    assert run.read_stamp(stamp) == done
     assert [path.name for path in tmp_path.iterdir()] == [".run-state.json"]
 
 
@@ -91,7 +93,7 @@ def test_no_or_damaged_stamp_means_set_up(run: ModuleType, tmp_path: Path, conte
     stamp = tmp_path / "stamp"
     if content is not None:
         stamp.write_text(content)
-    assert run.read_stamp(stamp) == ("", frozenset())
+    assert run.read_stamp(stamp) == run.Done()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,9 @@ def test_torch_from_an_index_of_its_own_brings_no_other_versions_along(run: Modu
     torch, project = (arguments for _, arguments in run.install_steps("torch==2.13.0", index, frozenset()))
     assert torch == ["--index-url", index, "--no-deps", "torch==2.13.0"]
     assert index not in project
+    torch, project = (arguments for _, arguments in run.install_steps("torch==2.13.0", index, frozenset(), True))
+    assert torch == ["--index-url", index, "--no-deps", "--force-reinstall", "torch==2.13.0"]
+    assert "--force-reinstall" not in project
 
 
 def test_pip_is_held_to_the_constraints(run: ModuleType, tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_finished_environment_is_used_at_once(run: ModuleType, monkeypatch: pyte
         monkeypatch.setattr(run, name, value)
     monkeypatch.delenv(run.TORCH_INDEX, raising=False)
     key = run.environment_key(clone, run.platform.python_version(), "")
-    run.write_stamp(stamp, key, frozenset({"dev"}))
+    run.write_stamp(stamp, run.Done(key, frozenset({"dev"}), ""))
 
     started: list[list[str]] = []
 
@@ -203,6 +208,47 @@ def test_failed_install_says_what_to_do_and_leaves_no_stamp(
     assert "pip failed (exit code 1) while installing torch==2.13.0" in text
     assert "HTTPS_PROXY" in text
     assert not (clone / ".venv" / ".run-state.json").exists()
+
+
+def test_the_index_of_torch_is_kept_and_changed_only_when_asked(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, clone: Path
+) -> None:
+    python, stamp = run.venv_python(clone / ".venv", run.os.name == "nt"), clone / ".venv" / ".run-state.json"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    for name, value in (("ROOT", clone), ("VENV", clone / ".venv"), ("STAMP", stamp)):
+        monkeypatch.setattr(run, name, value)
+    monkeypatch.setattr(run, "make_venv", lambda python: None)
+    torch: list[list[str]] = []
+
+    def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        if "torch==2.13.0" in command:
+            torch.append([word for word in command if word.startswith("http") or word == "--force-reinstall"])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(run.subprocess, "run", pip)
+    index = "https://download.pytorch.org/whl/cpu"
+    monkeypatch.setenv(run.TORCH_INDEX, index)
+    run.set_up(frozenset({"dev"}))
+    monkeypatch.delenv(run.TORCH_INDEX)
+    run.set_up(frozenset({"dev"}))
+    assert torch == [[index]], "no second set-up, and none with CUDA"
+    monkeypatch.setenv(run.TORCH_INDEX, "")
+    run.set_up(frozenset())
+    assert torch[1:] == [["--force-reinstall"]], "the same version lies there"
+    assert run.read_stamp(stamp).extras == {"dev"}, "what was there stays"
+    stamp.write_text(json.dumps({"key": "of before indices were kept", "extras": []}))
+    monkeypatch.setenv(run.TORCH_INDEX, index)
+    run.set_up(frozenset())
+    assert torch[2:] == [[index]]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot put one program in another's place")
+def test_the_viewer_takes_the_place_of_run_py_so_that_a_signal_reaches_it(repository: Path) -> None:
+    job = [sys.executable, "-c", "import os; print(os.getpid(), flush=True); os.kill(os.getppid(), 0)"]
+    code = f"import sys; sys.path.insert(0, {str(repository)!r}); import run; sys.exit(run.become({job!r}))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as started:
+        assert int(started.communicate()[0]) == started.pid
 
 
 def test_help_and_wrong_commands(repository: Path) -> None:
