@@ -118,7 +118,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = len(rest) < len(arguments) or os.environ.get(DEBUG, "0") not in ("", "0")
     as_json = "--json" in rest
     try:
-        code = app(rest, standalone_mode=False, prog_name="medrationale")
+        with _debugging(debug):
+            code = app(rest, standalone_mode=False, prog_name="medrationale")
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.CANCELLED
     except _USAGE_ERROR as error:  # before any other: it knows how to show itself, with the command's usage
@@ -135,6 +136,21 @@ def run(arguments: Sequence[str]) -> int:
     if code == ExitCode.CANCELLED:  # Typer turns Ctrl-C into this number itself
         return _fail(ExitCode.CANCELLED, "stopped", as_json)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+@contextmanager
+def _debugging(debug: bool) -> Iterator[None]:
+    """Tells it to whatever shows its errors itself: training, processes of their own."""
+    before = os.environ.get(DEBUG)
+    if debug:
+        os.environ[DEBUG] = "1"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[DEBUG] = before
+        elif debug:
+            os.environ.pop(DEBUG, None)
 
 
 # UsageError: Typer brings its own copy of Click in some versions, Click's in others, and exports only what follows it.
@@ -166,7 +182,7 @@ def failure(error: Exception) -> tuple[ExitCode, str]:
         code = ExitCode.DEVICE
     if code == ExitCode.DEVICE and "DeviceError" not in names:
         return code, "not enough memory for this study; close other programs, or try --device cpu"
-    if code == ExitCode.MISSING and "ImportError" in names:
+    if code == ExitCode.MISSING and "ImportError" in names and "pip install" not in text:  # unless it says so itself
         return code, f"a package is missing or damaged ({text}); install MedRationale again with its dependencies"
     # resources.resource_path names what is missing itself; a FileNotFoundError of the system carries a file name
     if "FileNotFoundError" in names and getattr(error, "filename", None) is None:
@@ -619,7 +635,8 @@ def _bundle_rows(*, verify: bool = False) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()
-    user, shipped = bundles.folders()[-2:]
+    user = bundles.user_folder()
+    shipped = bundles.shipped_folder()
     for path in bundles.available():
         place = "user" if path.parent == user else "shipped" if path.parent == shipped else "MEDRATIONALE_BUNDLES"
         row: dict[str, Any] = {"name": path.name, "version": None, "place": place, "path": str(path)}

@@ -1,12 +1,37 @@
-"""Where the shared resources lie: lexicon, terminology, models, schema, templates."""
+"""Where the shared resources lie: lexicon, terminology, models, schema, templates; and how a folder takes its place."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package first (a wheel): beside it, in site-packages, a folder of this name could be anybody's.
 _ROOTS = (_PACKAGE / "Resources", _PACKAGE.parent / "Resources")
+
+
+def put_folder(made: Path, folder: Path) -> None:
+    """Give a finished folder its place, in exchange for one that is there; where that fails, the old one stays.
+
+    Args:
+        made: on the same disk as ``folder``.
+        folder: the place.
+
+    Raises:
+        OSError: it cannot be moved there.
+    """
+    old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+    there = folder.exists()
+    if there:
+        folder.rename(old)
+    try:
+        made.rename(folder)
+    except BaseException:
+        if there:
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def resource_path(*parts: str) -> Path:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+INSTALL = 'pip install -c requirements/constraints.txt -e ".[cluster]"'
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
@@ -94,7 +96,8 @@ def _executor(cluster: str | None, jobs: int) -> Iterator[tuple[Executor | None,
     """What explains the cases on a cluster, and what watches over its workers; None without one.
 
     Raises:
-        typer.BadParameter: both a cluster and jobs; Dask is not installed; nobody answers there.
+        typer.BadParameter: both a cluster and jobs; nobody answers there.
+        ModuleNotFoundError: Dask is not installed.
     """
     if cluster is None:
         yield None, None
@@ -104,8 +107,7 @@ def _executor(cluster: str | None, jobs: int) -> Iterator[tuple[Executor | None,
     try:
         from distributed import Client
     except ImportError as error:
-        text = 'Dask is not installed; pip install "medrationale[cluster]"'
-        raise typer.BadParameter(text, param_hint="--cluster") from error
+        raise ModuleNotFoundError(f"Dask is not installed, here or on a worker; install with: {INSTALL}") from error
     try:
         client = Client(cluster, timeout=CLUSTER_S)
     except (OSError, ValueError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,28 +58,33 @@ def evaluate(
     frozen = load_cohort(Path(cohort) if cohort.endswith(".json") else cohort)
     frozen.check_generator()  # the numbers would be told under this cohort's hash, of other studies
     maps = frozen.maps(load_bank(labels))
+    frozen.check_studies(maps)
     found = bundles.find(bundle)
     net = found.network().eval()
     count = min(n or frozen.count, frozen.count)
     items = SimulatedSet(maps, net.spec, frozen.seed, count)
     unseen = SimulatedSet(maps, net.spec, frozen.seed, count, scanner=1, domain="unseen") if shift else None
-    predictors: dict[str, tuple[runs.Predictor, RationaleNet | None, str]] = {
-        summary.OURS: (runs.ConceptPredictor(net, found.manifest.calibration), net, found.manifest.sha256)
-    }
+    predictors: dict[str, tuple[runs.Predictor, RationaleNet | None, dict[str, str]]] = {
+        summary.OURS: (
+            runs.ConceptPredictor(net, found.manifest.calibration), net,
+            _of(found.manifest.sha256, found.manifest.calibration),
+        )
+    }  # fmt: skip
     if twin is not None:
         # a checkpoint is as trained, a bundle has been through the last stage, too (training.ship)
         made = bundles.read(twin) if twin.is_dir() else None
         other = ship.load_network(twin) if made is None else made.network().eval()
         calibration = None if made is None else made.manifest.calibration
         weights = bundles.file_sha256(twin) if made is None else made.manifest.sha256
-        predictors[summary.TWIN] = (runs.ConceptPredictor(other, calibration, conspicuity=False), other, weights)
+        predictor = runs.ConceptPredictor(other, calibration, conspicuity=False)
+        predictors[summary.TWIN] = (predictor, other, _of(weights, calibration))
     if unet is not None:
-        predictors[summary.PEER] = (runs.PeerPredictor(baseline.load(unet)), None, bundles.file_sha256(unet))
+        predictors[summary.PEER] = (runs.PeerPredictor(baseline.load(unet)), None, _of(bundles.file_sha256(unet)))
     models: dict[str, summary.Records] = {}
-    for name, (predictor, mine, weights) in predictors.items():
+    for name, (model, mine, facts_of) in predictors.items():
         file = output / f"records-{name}.jsonl"
-        of = {"cohort": frozen.sha256, "weights": weights}
-        for done in runs.run(predictor, items, range(count), file, unseen=unseen, net=mine, facts=of, jobs=jobs):
+        of = {"cohort": frozen.sha256, **facts_of}
+        for done in runs.run(model, items, range(count), file, unseen=unseen, net=mine, facts=of, jobs=jobs):
             if done % 20 == 0:
                 typer.echo(f"{name}: {done} of {count}", err=True)
         models[name] = [r for r in runs.read(file) if r["index"] < count]
@@ -87,12 +94,13 @@ def evaluate(
     blank.phrases.copy_(net.phrases)
     beside = []
     few = [r for r in models[summary.OURS] if r["index"] < controls]
-    for name, predictor, mine in (
-        ("shuffled phrases", runs.ConceptPredictor(net, found.manifest.calibration, shuffle=True), net),
-        ("random weights", runs.ConceptPredictor(blank), blank),
-    ):
+    for name, predictor, mine, calibration in (
+        ("shuffled phrases", runs.ConceptPredictor(net, found.manifest.calibration, shuffle=True), net,
+         found.manifest.calibration),
+        ("random weights", runs.ConceptPredictor(blank), blank, None),
+    ):  # fmt: skip
         file = output / f"records-{name.replace(' ', '-')}.jsonl"
-        of = {"cohort": frozen.sha256, "weights": found.manifest.sha256}
+        of = {"cohort": frozen.sha256, **_of(found.manifest.sha256, calibration)}
         for _ in runs.run(predictor, items, range(min(controls, count)), file, net=mine, facts=of, jobs=jobs):
             pass
         beside += _control(name, [r for r in runs.read(file) if r["index"] < controls], net)
@@ -110,6 +118,12 @@ def evaluate(
     }  # fmt: skip
     written = page.write(output, summary.table(models, net.spec), models, details, beside, facts)
     typer.echo(f"{written}\nResearch use only.")
+
+
+def _of(weights: str, calibration: Mapping[str, float] | None = None) -> dict[str, str]:
+    """What a model's records are of: its weights, and the temperatures that its readings are divided by."""
+    text = json.dumps(calibration or {}, sort_keys=True)
+    return {"weights": weights, "calibration": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _control(name: str, records: Sequence[Mapping[str, Any]], net: RationaleNet) -> list[dict[str, object]]:

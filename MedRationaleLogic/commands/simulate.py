@@ -72,7 +72,8 @@ def label_bank(source: Path | None) -> LabelBank:
     Raises:
         typer.BadParameter: the source is missing, or holds no usable maps.
     """
-    from MedRationaleLogic.simulation.labels import LabelBank, read_bank
+    from MedRationaleLogic.simulation.cohort import CohortError, load_bank
+    from MedRationaleLogic.simulation.labels import read_bank
     from MedRationaleLogic.simulation.sample import sample_bank
 
     if source is None:
@@ -90,8 +91,8 @@ def label_bank(source: Path | None) -> LabelBank:
     if not source.is_file():
         raise typer.BadParameter(f"{source} is not there; {expected}", param_hint="--labels")
     try:
-        return LabelBank.load(source)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        return load_bank(source)
+    except CohortError as error:
         raise typer.BadParameter(
             f"{source} is no packed set of zone maps; {expected}", param_hint="--labels"
         ) from error

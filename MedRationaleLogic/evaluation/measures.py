@@ -56,6 +56,8 @@ def extent_figures(evidence: Tensor, extents: Mapping[str, Tensor], extent: str)
 
 
 def cosine(first: Tensor, second: Tensor) -> float | None:
-    """Cosine of two maps; None when one is zero everywhere."""
-    norm = float(first.norm() * second.norm())
-    return float((first * second).sum()) / norm if norm > 0 else None
+    """Cosine of two maps; 0 when one of them shows nothing, as a map of 0 has no relevance mass; None when both do."""
+    norms = float(first.norm()), float(second.norm())
+    if not any(norms):
+        return None
+    return float((first * second).sum()) / (norms[0] * norms[1]) if all(norms) else 0.0

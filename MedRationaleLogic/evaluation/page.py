@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from MedRationaleLogic.evaluation.statistics import Interval
-from MedRationaleLogic.evaluation.summary import OURS, Records, Row, cleaned, detection_metrics, plain
+from MedRationaleLogic.evaluation.summary import (
+    OURS,
+    Records,
+    Row,
+    Where,
+    answers,
+    cleaned,
+    detection_metrics,
+    plain,
+)
 from MedRationaleLogic.resources import resource_path
 
 #: What the cohort's figures do not cover.
@@ -73,23 +82,22 @@ def figures(models: Mapping[str, Records], details: Mapping[str, Any]) -> list[d
             axes.grid(alpha=0.3)
         add(roc, "ROC over studies with and without a region of category 4 or 5")
         add(froc, "FROC: sensitivity for regions of category 4 or 5 against false positives per study")
-    confidence, right = [], []
-    for r in models[OURS]:
-        for region in r.get("regions", ()):
-            for attribute, p in region["p"].items():
-                if attribute in region["labels"]:
-                    confidence.append(max(p))
-                    right.append(float(int(np.argmax(p)) == region["labels"][attribute]))
-    if confidence:
+    kinds: Mapping[Where, str] = {"drawn": "drawn outlines", "candidates": "the model's own outlines"}
+    said = {name: [x for r in models[OURS] for x in answers(r, where)] for where, name in kinds.items()}
+    if said["drawn outlines"]:
         figure = Figure(figsize=(5, 4))
         axes = figure.subplots()
-        c, ok = np.array(confidence), np.array(right)
-        bins = np.clip((c * 10).astype(int), 0, 9)
-        there = [k for k in range(10) if (bins == k).any()]
         axes.plot([0, 1], [0, 1], color="0.7")
-        axes.plot([c[bins == k].mean() for k in there], [ok[bins == k].mean() for k in there], marker="o")
-        axes.set(xlabel="stated probability", ylabel="share right", title="Calibration of readings")
-        add(figure, "Calibration: share of right readings against the stated probability")
+        for name, pairs in said.items():
+            c, ok = np.array([p for p, _ in pairs]), np.array([float(good) for _, good in pairs])
+            bins = np.clip((c * 10).astype(int), 0, 9)
+            there = [k for k in range(10) if (bins == k).any()]
+            axes.plot(
+                [c[bins == k].mean() for k in there], [ok[bins == k].mean() for k in there], marker="o", label=name
+            )
+        axes.set(xlabel="stated probability", ylabel="share right", title="Calibration of readings of regions")
+        axes.legend()
+        add(figure, "Calibration: share of right readings of regions against the stated probability")
     figure = Figure(figsize=(5, 4))
     axes = figure.subplots()
     boxes = {name: [r["rma"] for r in records if r.get("rma") is not None] for name, records in models.items()}
@@ -142,7 +150,7 @@ def _markdown(
         for row in rows
     ]  # fmt: skip
     head = ["attribute", "drawn regions: n", "accuracy", "AUROC, macro", "ECE", "matched: n", "accuracy",
-            "AUROC, macro"]  # fmt: skip
+            "AUROC, macro", "ECE"]  # fmt: skip
     confusions = [
         line
         for name, counts in details.get("confusion", {}).items()
@@ -160,7 +168,8 @@ def _markdown(
         *_lines(["", ""], [[k, str(v)] for k, v in facts.items() if v != ""]), "",
         "## Same data, same budget", "", *_lines(["figure", "ours", "beside it", "asked", ""], table), "",
         "## By attribute", "", *_lines(head, [[str(v) for v in c.values()] for c in concepts]), "",
-        "## Scores of drawn regions", "", *confusions,
+        "## Scores of drawn regions", "",
+        "As drawn: by the rules from the drawn values, and the size as measured on the mask.", "", *confusions,
         "## Controls", "", *_lines(["control", "figure", "value"], control), "",
     ])  # fmt: skip
 
@@ -185,6 +194,7 @@ def write(
             "ece": _number(c["ece"]), "n_matched": matched.get(a, {}).get("n", 0),
             "accuracy_matched": _number(matched.get(a, {}).get("accuracy")),
             "auroc_matched": _number(matched.get(a, {}).get("auroc")),
+            "ece_matched": _number(matched.get(a, {}).get("ece")),
         }
         for a, c in details["concepts_on_drawn_regions"].items()
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from MedRationaleLogic.evaluation.statistics import (
 )
 from MedRationaleLogic.model.network import QUIET_VALUES, NetworkSpec
 from MedRationaleLogic.pirads import rules
+from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.ship import area_under_roc, calibration_gap, expected_calibration_error
 
 Records = Sequence[Mapping[str, Any]]
@@ -97,14 +98,20 @@ def value(records: Records, name: str, part: str | None = None) -> Statistic:
     return mean_of([(r if part is None else r[part]).get(name) for r in records])
 
 
-def _regions(records: Records, index: NDArray[np.int64]) -> list[Mapping[str, Any]]:
-    return [region for i in index for region in records[i].get("regions", ())]
+def drawn(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A record's drawn regions, without the patches of normal tissue that are read beside them."""
+    return [region for region in record.get("regions", ()) if region["row"] < MAX_REGIONS]
+
+
+def normal(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A record's patches of normal tissue."""
+    return [region for region in record.get("regions", ()) if region["row"] >= MAX_REGIONS]
 
 
 def extent_iou(records: Records, extent: str, key: str) -> Statistic:
     """Mean IoU of evidence (``iou``), of the control (``control``), or hits (``hit``) over concepts of a class."""
     per = [
-        [float(e[key]) for region in r.get("regions", ()) for e in region["extents"] if extent in ("all", e["extent"])]
+        [float(e[key]) for region in drawn(r) for e in region["extents"] if extent in ("all", e["extent"])]
         for r in records
     ]
 
@@ -116,13 +123,13 @@ def extent_iou(records: Records, extent: str, key: str) -> Statistic:
 
 
 def absent_over_present(records: Records, spec: NetworkSpec) -> Statistic:
-    """Mean evidence of loud values in regions that have another value, over that in regions that have them."""
+    """Mean evidence of loud values in drawn regions that have another value, over that in those that have them."""
     has: list[list[float]] = []
     lacks: list[list[float]] = []
     for r in records:
         h: list[float] = []
         other: list[float] = []
-        for region in r.get("regions", ()):
+        for region in drawn(r):
             for a in spec.attributes:
                 means, label = region["means"].get(a.id), region["labels"].get(a.id)
                 if means is None or label is None:
@@ -144,7 +151,7 @@ def absent_over_present(records: Records, spec: NetworkSpec) -> Statistic:
 def concept_table(records: Records, spec: NetworkSpec, *, matched: bool = False) -> dict[str, dict[str, Any]]:
     """Per attribute: n, accuracy, macro AUROC one against the rest, ECE; on drawn regions or on matched candidates."""
     out: dict[str, dict[str, Any]] = {}
-    regions = _regions(records, np.arange(len(records)))
+    regions = [region for record in records for region in drawn(record)]
     for a in spec.attributes:
         pairs = []
         for region in regions:
@@ -175,25 +182,36 @@ def macro_auroc(records: Records, spec: NetworkSpec) -> Statistic:
     return statistic
 
 
-def calibration_error(records: Records, spec: NetworkSpec) -> Statistic:
-    """ECE of all readings together."""
+Where = Literal["drawn", "candidates", "normal"]
+"""What is read: a region by its drawn outline, by that of the candidate which found it, a patch of normal tissue."""
+
+
+def answers(record: Mapping[str, Any], where: Where) -> list[tuple[float, bool]]:
+    """(stated probability, whether it was right) of every reading of a record."""
+    out = []
+    for region in normal(record) if where == "normal" else drawn(record):
+        said = region.get("matched", {}).get("p", {}) if where == "candidates" else region["p"]
+        out += [(max(p), int(np.argmax(p)) == region["labels"][a]) for a, p in said.items() if a in region["labels"]]
+    return out
+
+
+def calibration_error(records: Records, where: Where = "drawn") -> Statistic:
+    """ECE of all readings of a kind together."""
+    per = [answers(r, where) for r in records]
 
     def statistic(index: NDArray[np.int64]) -> float:
-        confidence, right = [], []
-        for region in _regions(records, index):
-            for a, p in region["p"].items():
-                if a in region["labels"]:
-                    confidence.append(max(p))
-                    right.append(int(np.argmax(p)) == region["labels"][a])
-        if not confidence:
+        chosen = [answer for i in index for answer in per[i]]
+        if not chosen:
             return math.nan
+        confidence, right = zip(*chosen, strict=True)
         return calibration_gap(torch.tensor(confidence), torch.tensor(right))
 
     return statistic
 
 
 def scores(region: Mapping[str, Any], spec: NetworkSpec) -> tuple[dict[str, int], dict[str, int]] | None:
-    """(true, read) T2W score, DWI score and category of a drawn region by the rules; None for normal tissue."""
+    """(true, read) T2W score, DWI score and category of a drawn region by the rules, its size as measured on the mask;
+    None where not every attribute is known."""
     attributes = {a.id: a.values for a in spec.attributes}
     if not {"t2.margin", "adc.signal", "hbv.signal"} <= set(region["labels"]):
         return None
@@ -212,7 +230,7 @@ def scores(region: Mapping[str, Any], spec: NetworkSpec) -> tuple[dict[str, int]
 
 def score_pairs(records: Records, spec: NetworkSpec) -> list[list[tuple[dict[str, int], dict[str, int]]]]:
     """By study: the drawn regions' true and read scores."""
-    return [[s for region in r.get("regions", ()) if (s := scores(region, spec)) is not None] for r in records]
+    return [[s for region in drawn(r) if (s := scores(region, spec)) is not None] for r in records]
 
 
 def kappa(pairs: Sequence[Sequence[tuple[dict[str, int], dict[str, int]]]], name: str) -> Statistic:
@@ -227,10 +245,7 @@ def kappa(pairs: Sequence[Sequence[tuple[dict[str, int], dict[str, int]]]], name
 
 def residual_share(records: Records, smallest_category: int = 1) -> Statistic:
     """Median share of the residual in a drawn region's suspicion, over regions of a category and above."""
-    per = [
-        [float(region["share"]) for region in r.get("regions", ()) if region["category"] >= smallest_category]
-        for r in records
-    ]
+    per = [[float(region["share"]) for region in drawn(r) if region["category"] >= smallest_category] for r in records]
 
     def statistic(index: NDArray[np.int64]) -> float:
         values = [v for i in index for v in per[i]]
@@ -247,7 +262,7 @@ def deletion(records: Records, seed: int = 0) -> dict[str, float]:
     g = np.random.default_rng(seed)
     areas: dict[str, list[float]] = {"most important first": [], "at random": [], "least important first": []}
     for r in records:
-        for region in r.get("regions", ()):
+        for region in drawn(r):
             terms = np.array(list(region["terms"].values()))
             if region["category"] < 4 or not len(terms):
                 continue
@@ -302,6 +317,12 @@ def _half_of_peer(values: Intervals, _differences: Intervals) -> bool | None:
     return values[OURS].value <= 0.5 * values[PEER].value if PEER in values else None
 
 
+def _common(first: Records, second: Records, name: str) -> Statistic:
+    """Mean difference of a figure over the studies in which both models have it."""
+    pairs = [(a.get(name), b.get(name)) for a, b in zip(first, second, strict=True)]
+    return mean_of([None if a is None or b is None else a - b for a, b in pairs])
+
+
 def _zone(name: str) -> Callable[[Records], Statistic]:
     return lambda records: dsc(records, name)
 
@@ -337,19 +358,21 @@ def table(models: Mapping[str, Records], spec: NetworkSpec) -> list[Row]:
         if [r["index"] for r in records] != order:
             raise ValueError(f"{name} was measured on other studies than {OURS}; run it on the same cohort")
     n = len(order)
+    ours = models[OURS]
     rows: list[Row] = []
 
     def line(
         name: str, make: Callable[[Records], Statistic], bar: str = "", ok: Judge = _unjudged,
-        only: Sequence[str] = (OURS, TWIN, PEER), more: Mapping[str, Statistic] | None = None,
+        only: Sequence[str] = (OURS, TWIN, PEER), more: Mapping[str, Statistic] | None = None, common: str = "",
     ) -> None:  # fmt: skip
         statistics = {m: make(models[m]) for m in only if m in models} | dict(more or {})
         values = {m: bootstrap(n, s, draws=DRAWS) for m, s in statistics.items()}
         differences = {m: paired(n, statistics[OURS], s, draws=DRAWS) for m, s in statistics.items() if m != OURS}
+        if common:
+            differences |= {m: bootstrap(n, _common(ours, models[m], common), draws=DRAWS) for m in differences}
         rows.append(Row(name, values, differences, bar, ok(values, differences)))
 
     both = (OURS, TWIN)
-    ours = models[OURS]
     versus = "difference to the U-Net: lower bound > 0; to the twin: > -"
     line("lesion DSC, per study", _zone("lesion"), versus + ".02", _over_both(0.02))
     line("lesion AP (picai_eval)", average_precision, versus + ".035", _over_both(0.035))
@@ -375,16 +398,23 @@ def table(models: Mapping[str, Records], spec: NetworkSpec) -> list[Row]:
     line("attribute AUROC, macro, on drawn regions", lambda r: macro_auroc(r, spec), ">= .85", _at_least(0.85), both)
     for name in ("T2W score", "DWI score", "category"):
         line(f"quadratic kappa of the {name}", _kappa_of(name, spec), ">= .65", _at_least(0.65), both)
-    line("residual's share of the suspicion, median", residual_share, "<= .20", _at_most(0.2), both)
+    line("residual's share of a drawn region's suspicion, median", residual_share, "<= .20", _at_most(0.2), both)
     line("the same over regions of category 4 and 5", lambda r: residual_share(r, 4), "<= .20", _at_most(0.2), both)
-    line("ECE of readings", lambda r: calibration_error(r, spec), "<= .05", _at_most(0.05), (OURS,))
+    line("ECE of readings, on drawn regions", calibration_error, "<= .05", _at_most(0.05), (OURS,))
+    line(
+        "the same on the outlines of the model's own candidates",
+        lambda r: calibration_error(r, "candidates"),
+        only=(OURS,),
+    )
+    line("the same on patches of normal tissue", lambda r: calibration_error(r, "normal"), only=(OURS,))
     if all("unseen" in r for r in ours):
         line("loss of lesion DSC on unseen scanners", _loss(lambda r, part: dsc(r, "lesion", part)),
              "<= half of the U-Net's", _half_of_peer)  # fmt: skip
         line("loss of AP on unseen scanners", _loss(average_precision), "<= half of the U-Net's", _half_of_peer)
         line("loss of RMA on unseen scanners", _loss(lambda r, part: value(r, "rma", part)), "<= half of Grad-CAM's",
              _half_of_peer)  # fmt: skip
-        line("cosine of evidence, seen to unseen scanner", lambda r: value(r, "cosine"), ">= .80", _at_least(0.80))
+        line("cosine of evidence, seen to unseen scanner", lambda r: value(r, "cosine"), ">= .80", _at_least(0.80),
+             common="cosine")  # fmt: skip
     return rows
 
 
@@ -392,11 +422,10 @@ def details(records: Records, spec: NetworkSpec) -> dict[str, Any]:
     """What stands beside the table: concepts, confusion of scores, deletion, risk-coverage."""
     pairs = [pair for study in score_pairs(records, spec) for pair in study]
     confidence, right = [], []
-    for region in _regions(records, np.arange(len(records))):
-        for a, p in region["p"].items():
-            if a in region["labels"]:
-                confidence.append(max(p))
-                right.append(int(np.argmax(p)) == region["labels"][a])
+    for record in records:
+        for p, good in answers(record, "drawn"):
+            confidence.append(p)
+            right.append(good)
     return {
         "concepts_on_drawn_regions": concept_table(records, spec),
         "concepts_on_matched_candidates": concept_table(records, spec, matched=True),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
+import math
 import os
 import shutil
 import tempfile
@@ -19,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from MedRationaleLogic.resources import resource_path
+from MedRationaleLogic.resources import put_folder, resource_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,7 +148,11 @@ def read(path: Path, *, verify: bool = True, called: str = "") -> Bundle:
     weights = path / WEIGHTS
     if not weights.is_file():
         raise BundleError(f"{label}: {WEIGHTS} is missing; install the bundle again")
-    if verify and (found := file_sha256(weights)) != manifest.sha256:
+    try:
+        found = file_sha256(weights) if verify else manifest.sha256
+    except OSError as error:
+        raise BundleError(f"{label}: {WEIGHTS} cannot be read ({error.strerror or error}); check its rights") from error
+    if found != manifest.sha256:
         raise BundleError(
             f"{label}: {WEIGHTS} has SHA-256 {found[:12]}..., the manifest says {manifest.sha256[:12]}...; "
             "the file is damaged or was exchanged: install the bundle again"
@@ -179,12 +185,18 @@ def _manifest(path: Path, label: str) -> Manifest:
     if missing := [f"thresholds.{key}" for key in THRESHOLDS if key not in data["thresholds"]]:
         raise BundleError(f"{label}: {MANIFEST} lacks {', '.join(missing)}")
     for group in ("thresholds", "calibration"):
-        wrong = [k for k, v in data[group].items() if isinstance(v, bool) or not isinstance(v, int | float)]
-        if wrong:
-            raise BundleError(f"{label}: {MANIFEST}: {group}.{wrong[0]} must be a number")
+        for k, v in data[group].items():
+            if isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v):
+                raise BundleError(f"{label}: {MANIFEST}: {group}.{k} must be a number")
+            if group == "calibration" and v <= 0:
+                raise BundleError(f"{label}: {MANIFEST}: calibration.{k} must be a temperature above 0, it is {v}")
     attributes = data["network"].get("attributes")
     if not isinstance(attributes, list) or not all(
-        isinstance(a, dict) and {"id", "sequence", "extent", "values"} <= a.keys() for a in attributes
+        isinstance(a, dict)
+        and {"id", "sequence", "extent", "values"} <= a.keys()
+        and isinstance(a["values"], list)
+        and all(isinstance(v, str) for v in a["values"])
+        for a in attributes
     ):
         raise BundleError(
             f"{label}: {MANIFEST}: network.attributes must list the id, sequence, extent and values of each attribute"
@@ -204,14 +216,19 @@ def user_folder() -> Path:
     return (Path(home) if home else Path.home() / ".medrationale") / "bundles"
 
 
+def shipped_folder() -> Path | None:
+    """Where the shipped bundles lie; None in a source tree without one."""
+    try:
+        return resource_path("Models")
+    except FileNotFoundError:
+        return None
+
+
 def folders() -> list[Path]:
     """Where bundles are looked for, first match wins."""
     listed = [Path(p) for p in os.environ.get("MEDRATIONALE_BUNDLES", "").split(os.pathsep) if p]
-    try:
-        shipped = [resource_path("Models")]
-    except FileNotFoundError:  # a source tree without a shipped bundle has no such folder
-        shipped = []
-    return [*listed, user_folder(), *shipped]
+    shipped = shipped_folder()
+    return [*listed, user_folder(), *([] if shipped is None else [shipped])]
 
 
 def available() -> Iterator[Path]:
@@ -263,7 +280,9 @@ def install(archive: Path, *, sha256: str | None = None) -> Bundle:
     """
     if not archive.exists():
         raise BundleError(f"{archive}: no such file; expected a bundle .zip or a bundle folder")
-    if sha256 and archive.is_file() and (found := file_sha256(archive)) != sha256.lower():
+    if sha256 and archive.is_dir():
+        raise BundleError(f"{archive}: a folder has no SHA-256; give the .zip that it belongs to")
+    if sha256 and (found := file_sha256(archive)) != sha256.lower():
         raise BundleError(f"{archive.name}: SHA-256 is {found}, expected {sha256}; download it again")
     target = user_folder()
     target.mkdir(parents=True, exist_ok=True)
@@ -279,12 +298,15 @@ def install(archive: Path, *, sha256: str | None = None) -> Bundle:
         bundle = read(place, called=archive.name)
         # the manifest is not ours: its name must not lead out of the user's folder either
         name = f"{bundle.manifest.name}-{bundle.manifest.version}"
-        if any(c in '/\\:*?"<>|' or not c.isprintable() for c in name) or name.startswith("."):
-            raise BundleError(f"{archive.name}: {name!r} cannot be a folder's name")
+        if any(c in '/\\:*?"<>|' or not c.isprintable() for c in name) or name.startswith(".") or len(name) > 120:
+            raise BundleError(f"{archive.name}: {name[:200]!r} cannot be a folder's name")
+        if "-" in bundle.manifest.version:  # a folder's name is told apart at its last hyphen
+            raise BundleError(f"{archive.name}: version {bundle.manifest.version!r} must not hold a hyphen")
         final = target / name
-        if final.exists():
-            shutil.rmtree(final)
-        place.rename(final)
+        try:
+            put_folder(place, final)
+        except OSError as error:
+            raise BundleError(f"{archive.name}: {final} cannot be written ({error.strerror or error})") from error
     return read(final, verify=False)
 
 
@@ -297,7 +319,9 @@ def _unzip(archive: Path, place: Path) -> None:
                 # only these two names are ever written, so no path inside the archive can lead anywhere else
                 with file.open(member) as source, (place / name).open("wb") as sink:
                     shutil.copyfileobj(source, sink, 2**20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except BundleError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError) as error:
         raise BundleError(
             f"{archive.name} is not a zip archive, is truncated, or is packed in a way that cannot be read ({error}); "
             "download it again"
@@ -357,7 +381,5 @@ def save(net: RationaleNet, folder: Path, manifest: Manifest) -> Bundle:
         os.chmod(place / WEIGHTS, 0o644)
         filled = Manifest(**{**asdict(manifest), "sha256": file_sha256(place / WEIGHTS)})
         (place / MANIFEST).write_text(filled.to_json(), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        place.rename(folder)
+        put_folder(place, folder)
     return read(folder)

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -74,6 +75,10 @@ def split_bank(bank: LabelBank) -> tuple[LabelBank, LabelBank, LabelBank]:
     return bank.without(train), bank.without(validation), bank.without(test)
 
 
+# what numpy and zipfile say of an archive that is none, was cut short, or has other bytes in it
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 def load_bank(path: Path) -> LabelBank:
     """Packed label maps, as a person names them.
 
@@ -88,7 +93,7 @@ def load_bank(path: Path) -> LabelBank:
         n = len(bank.patients)
         if bank.gland.ndim != 4 or bank.gland.shape != bank.transition.shape or len(bank.gland) != n:
             raise ValueError(f"{n} patients, maps of shapes {bank.gland.shape} and {bank.transition.shape}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         # numpy takes whatever is no archive for a pickle, and then explains pickles
         why = "it is no .npz" if not zipfile.is_zipfile(path) else str(error)
         raise CohortError(f"{path}: expected label maps packed by `training.run bank` (.npz); {why}") from error
@@ -214,6 +219,16 @@ class Cohort:
             if found != self.studies[index]:
                 wrong[index] = "images" if found.drawn == self.studies[index].drawn else "drawn"
         return wrong
+
+    def check_studies(self, maps: LabelBank, count: int = 3) -> None:
+        """Make the first studies again: their numbers are told under this cohort's hash, and the seed is not in it.
+
+        Raises:
+            CohortError: they are others than those that were frozen.
+        """
+        wrong = [i for i, what in self.verify(maps, range(min(count, self.count))).items() if what == "drawn"]
+        if wrong:
+            raise CohortError(f"{self.name}: study {wrong[0]} is another one than was frozen; its file was changed")
 
     def save(self, path: Path) -> None:
         """Write the JSON that :func:`load_cohort` reads, beside the path first."""

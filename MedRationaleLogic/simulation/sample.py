@@ -7,7 +7,6 @@ project's own simulation on the grids that a scanner uses. So the truth is known
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.model.grids import GridSpec
+from MedRationaleLogic.resources import put_folder
 from MedRationaleLogic.simulation import labels
 from MedRationaleLogic.simulation.regions import Region
 from MedRationaleLogic.simulation.study import Scene, one_thread, render_diffusion, render_t2w
@@ -285,9 +285,7 @@ def write_sample(folder: Path, sample: Sample | None = None) -> SampleFiles:
             added = sorted(_files(folder) - _files(place.folder))
             if added:
                 raise SampleError(f"{folder} holds a sample, but also {added[0]}, which would be lost; {_ADVICE}")
-            if folder.exists():
-                shutil.rmtree(folder)
-            place.folder.rename(folder)
+            put_folder(place.folder, folder)
     except SampleError:
         raise
     except OSError as error:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -139,5 +141,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _fail(code: int, text: str) -> int:
+    if os.environ.get("MEDRATIONALE_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
     print(f"medrationale: {text}", file=sys.stderr, flush=True)
     return code

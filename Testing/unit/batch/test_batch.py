@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -785,12 +786,22 @@ def test_one_way_to_explain_at_a_time(cohort: Path, out: Path, threads: Threads)
     assert not out.exists()
 
 
+def test_a_cluster_without_dask(
+    cohort: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert cli.run(["batch", str(cohort), "-o", str(out), "--cluster", "tcp://127.0.0.1:8786"]) == 3
+    assert 'pip install -c requirements/constraints.txt -e ".[cluster]"' in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_cluster(
     cohort: Path, out: Path, threads: Threads, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A scheduler of Dask, on the loopback, with a worker in this process."""
-    monkeypatch.setattr("MedRationaleLogic.commands.batch.CLUSTER_S", 1)
-    assert cli.run(["batch", str(cohort), "-o", str(out), "--cluster", "tcp://127.0.0.1:1"]) == 2
+    with monkeypatch.context() as hurried:
+        hurried.setattr("MedRationaleLogic.commands.batch.CLUSTER_S", 1)
+        assert cli.run(["batch", str(cohort), "-o", str(out), "--cluster", "tcp://127.0.0.1:1"]) == 2
     assert "no Dask scheduler answers at" in " ".join(capsys.readouterr().err.split())
     assert cli.run(["batch", str(cohort), "-o", str(out), "--cluster", "tcp://127.0.0.1:1", "--jobs", "2"]) == 2
     assert not out.exists()

@@ -5,6 +5,7 @@ The network is stood in for by ready explanations; test_cli_road.py runs it.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -18,11 +19,12 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 import torch
+import typer
 from typer.testing import CliRunner
 
 import MedRationaleLogic
 from MedRationaleLogic import cli
-from MedRationaleLogic.cli import ExitCode, failure, run
+from MedRationaleLogic.cli import ExitCode, app, failure, run
 from MedRationaleLogic.imaging.study import Study, StudyError
 from MedRationaleLogic.inference.device import DeviceError
 from MedRationaleLogic.inference.explanation import Explanation
@@ -34,7 +36,7 @@ from Testing.bundle_factory import tiny_bundle
 from Testing.dicom_factory import DicomStudy, anatomy
 from Testing.explanation_factory import make_explanation
 
-COMMANDS = ("explain", "sample", "demo", "bundle", "info")
+COMMANDS = tuple(sorted(typer.main.get_command(app).commands))
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +120,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
 def test_every_command_has_help(command: str) -> None:
     result = CliRunner().invoke(cli.app, [*command.split(), "--help"])
     assert result.exit_code == 0
-    assert "Usage" in result.output
+    assert "usage" in result.output.lower()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -472,11 +474,12 @@ def test_info(no_bundles: Path, repository: Path, tiny: bundles.Bundle, capsys: 
     assert run(["info", "--json"]) == ExitCode.OK
     found = one_object(capsys.readouterr().out)
     assert found["medrationale"] == MedRationaleLogic.__version__
-    assert found["packages"]["torch"] == torch.__version__
+    built = importlib.metadata.version("torch")  # torch.__version__ may have "+cu126" behind it
+    assert found["packages"]["torch"] == built
     assert [row["name"] for row in found["bundles"]] == ["tiny"]
     assert Path(found["folders"]["resources"]) == repository / "Resources"
     assert isinstance(found["device"]["bfloat16 is faster"]["cpu"], bool)
     assert run(["info"]) == ExitCode.OK
     told = capsys.readouterr().out
     assert "tiny 0.0.1 (MEDRATIONALE_BUNDLES): in use" in told
-    assert f"torch: {torch.__version__}" in told
+    assert f"torch: {built}" in told

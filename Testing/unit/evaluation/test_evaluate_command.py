@@ -64,7 +64,7 @@ def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) 
     assert room.evaluate("--twin", checkpoint, "--jobs", "2", output="checkpoint").exit_code == 0
     again = room.evaluate("--twin", checkpoint, output="bundle")
     assert again.exit_code != 0, "records of one model are not gone on with for another"
-    assert "another weights" in again.output + str(again.exception)
+    assert "another calibration, weights" in again.output + str(again.exception)
     for output in ("bundle", "checkpoint"):
         table = room.table(output)
         # the same weights as ours: the same masks and readings
@@ -88,6 +88,25 @@ def test_a_cohort_of_another_generator_is_refused(room: Room) -> None:
     assert isinstance(result.exception, CohortError)
     assert f"frozen with simulation 0.0.1, this is {VERSION}" in str(result.exception)
     assert not (room.folder / "none").exists()
+
+
+def test_a_cohort_of_another_seed_is_refused(room: Room) -> None:
+    data = json.loads(room.cohort.read_text(encoding="utf-8"))
+    room.cohort.write_text(json.dumps(data | {"seed": 12}), encoding="utf-8")
+    result = room.evaluate(output="none")
+    assert isinstance(result.exception, CohortError)
+    assert "study 0 is another one than was frozen" in str(result.exception)
+    assert not (room.folder / "none").exists()
+
+
+def test_records_of_other_temperatures_are_not_gone_on_with(room: Room) -> None:
+    assert room.evaluate(output="out").exit_code == 0
+    manifest = room.bundle.path / "manifest.json"
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps(data | {"calibration": {"t2.margin": 7.0}}), encoding="utf-8")
+    again = room.evaluate(output="out")
+    assert isinstance(again.exception, CohortError)
+    assert "another calibration" in str(again.exception)
 
 
 @pytest.mark.parametrize(

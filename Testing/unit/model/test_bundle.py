@@ -136,6 +136,9 @@ def test_a_missing_threshold_is_named(folder: Path, key: str) -> None:
         (lambda m: m["calibration"].update({"t2.margin": None}), r"calibration\.t2\.margin must be a number"),
         (lambda m: m["network"].pop("attributes"), r"network\.attributes"),
         (lambda m: m["network"]["attributes"][0].pop("values"), r"network\.attributes"),
+        (lambda m: m["network"]["attributes"][0].update(values=5), r"network\.attributes"),
+        (lambda m: m["thresholds"].update(suspicion=float("nan")), r"thresholds\.suspicion must be a number"),
+        (lambda m: m["calibration"].update({"t2.margin": 0}), r"calibration\.t2\.margin must be a temperature above 0"),
     ],
 )
 def test_a_key_of_the_wrong_kind_is_named(folder: Path, edit: Callable[[dict[str, Any]], object], said: str) -> None:
@@ -407,7 +410,55 @@ def test_a_zip_with_exchanged_weights_is_refused_by_the_archives_name(made: Bund
     refused(archive, "has SHA-256")
 
 
-@pytest.mark.parametrize("name", ["../outside", ".hidden", "a/b", "a\\b", "a:b", "a\n"])
+def test_a_version_with_a_hyphen_is_refused(folder: Path) -> None:
+    change(folder, lambda m: m.update(version="1.0-rc1"))
+    refused(folder, "must not hold a hyphen")
+
+
+def test_a_folder_has_no_hash_that_could_be_checked(made: Bundle) -> None:
+    refused(made.path, "a folder has no SHA-256", sha256="0" * 64)
+
+
+def test_a_member_of_an_odd_compression_or_name_is_refused(made: Bundle, tmp_path: Path) -> None:
+    archive = tmp_path / "b.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as file:
+        for name in (MANIFEST, WEIGHTS):
+            file.write(made.path / name, name)
+    content = bytearray(archive.read_bytes())
+    content[60:90] = bytes(30)
+    archive.write_bytes(content)
+    refused(archive, "cannot be read")
+    renamed = packed_bundle(made, tmp_path / "c.zip").read_bytes().replace(MANIFEST.encode(), b"\xff" * len(MANIFEST))
+    flagged = bytearray(renamed)
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # names said to be UTF-8
+        place = -1
+        while (place := flagged.find(mark, place + 1)) >= 0:
+            flagged[place + at + 1] |= 0x08
+    (tmp_path / "c.zip").write_bytes(flagged)
+    refused(tmp_path / "c.zip", "cannot be read|has no manifest")
+
+
+@pytest.mark.parametrize("way", ["install", "save"])
+def test_an_old_bundle_stays_where_a_new_one_cannot_take_its_place(
+    made: Bundle, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    old = bundle.install(made.path)
+    before = {p.name: p.read_bytes() for p in old.path.iterdir()}
+    rename = Path.rename
+
+    def locked(path: Path, target: Path) -> Path:
+        if Path(target) == old.path and "-old-" not in path.name:
+            raise PermissionError(13, "in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", locked)
+    with pytest.raises((BundleError, PermissionError), match="in use"):
+        bundle.install(made.path) if way == "install" else bundle.save(made.network(), old.path, made.manifest)
+    assert {p.name: p.read_bytes() for p in old.path.iterdir()} == before
+    assert [p.name for p in bundle.user_folder().iterdir()] == [old.path.name]
+
+
+@pytest.mark.parametrize("name", ["../outside", ".hidden", "a/b", "a\\b", "a:b", "a\n", "a" * 300])
 def test_a_name_that_is_no_folders_name_is_refused(folder: Path, name: str) -> None:
     change(folder, lambda m: m.update(name=name))
     refused(folder, "cannot be a folder's name")

@@ -15,6 +15,7 @@ from MedRationaleLogic.imaging.study import read_study
 from MedRationaleLogic.model.grids import FINE
 from MedRationaleLogic.pirads import rules
 from MedRationaleLogic.simulation import files, study
+from MedRationaleLogic.simulation.cohort import CohortError, load_bank
 from MedRationaleLogic.simulation.sample import sample_bank
 
 SEED = 4
@@ -148,6 +149,16 @@ def test_bad_labels_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(typer.BadParameter, match=text):
             label_bank(source)
+    sample_bank().save(tmp_path / "whole.npz")
+    whole = (tmp_path / "whole.npz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3 : len(whole) // 3 + 8] = bytes(x ^ 255 for x in whole[len(whole) // 3 :][:8])
+    for damaged in (whole[: len(whole) // 2], bytes(flipped)):
+        (tmp_path / "pack.npz").write_bytes(damaged)
+        with pytest.raises(typer.BadParameter, match="is no packed set"):
+            label_bank(tmp_path / "pack.npz")
+        with pytest.raises(CohortError, match=r"pack\.npz: expected label maps"):
+            load_bank(tmp_path / "pack.npz")
     (tmp_path / "maps" / "5_1.nii.gz").write_bytes(b"broken")
     with pytest.raises(typer.BadParameter, match="maps"):
         label_bank(tmp_path / "maps")
