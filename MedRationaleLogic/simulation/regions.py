@@ -154,7 +154,7 @@ class Region:
     """Height (mm), number and phase of the spikes around a spiculated margin."""
 
     def scaled(self, factor: float) -> Region:
-        """The same outline, larger or smaller."""
+        """An outline of the same kind, larger or smaller; its lobes may be others, for they hang on where they lie."""
         z, y, x = self.radii
         waves = self.waves.clone()
         waves[:, 0] *= factor

@@ -1,9 +1,10 @@
 """A simulated bpMRI study: anatomy warped from a label map, a pelvis around it, regions, physics, artefacts.
 
 Coordinates are millimetres (z, y, x) from the gland's centre: z to the head, y to the back, x to the patient's left,
-the axes of an unrotated axial scan. Everything is a function of these coordinates, so the same study can be shown on
-any grid. Intensities follow what was measured in the real scans (docs/simulation.md): T2W relative, ADC in 1e-3 mm2/s,
-high-b from S0 exp(-b ADC) with Rician noise on its own 2 mm grid. Domain randomisation after SynthSeg (Billot 2023).
+the axes of an unrotated axial scan. Gland, zones and regions are functions of these coordinates, so that the same study
+can be shown on any grid; the organs around are, too, but for the roughness of their borders. Intensities follow what
+was measured in the real scans (docs/simulation.md): T2W relative, ADC in 1e-3 mm2/s, high-b from S0 exp(-b ADC) with
+Rician noise on its own 2 mm grid. Domain randomisation after SynthSeg (Billot 2023).
 """
 
 from __future__ import annotations

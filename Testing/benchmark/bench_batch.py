@@ -44,18 +44,22 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def measure(studies: Path, jobs: int, pairs: int) -> dict[str, Any]:
     """All figures of one folder."""
-    one, several, same = [], [], True
+    one: list[float] = []
+    several: list[float] = []
+    same = True
     with tempfile.TemporaryDirectory() as scratch:
+        batch(studies, Path(scratch) / "cold", 1)  # the disk's cache, for whoever comes first
         for pair in range(pairs):
             first, second = Path(scratch) / f"one-{pair}", Path(scratch) / f"several-{pair}"
-            one.append(batch(studies, first, 1))
-            several.append(batch(studies, second, jobs))
+            turns = [(one, first, 1), (several, second, jobs)]
+            for times, place, processes in turns if pair % 2 == 0 else turns[::-1]:
+                times.append(batch(studies, place, processes))
             same = same and table(first) == table(second)
         cases = len({row["case"] for row in table(first)})
     ratios = [b / a for a, b in zip(one, several, strict=True)]
     return {
         "cases": cases, "jobs": jobs, "pairs": pairs, "one_s": spread(one), "several_s": spread(several),
-        "ratio": spread(ratios), "same_tables": same,
+        "ratio": spread(ratios), "same_tables": same, "one_each_s": one, "several_each_s": several,
     }  # fmt: skip
 
 

@@ -62,7 +62,10 @@ def main() -> None:
         "opacity and threshold": milliseconds(lambda: shown.set_evidence(0.4, 0.4), arguments.repeats),
         "edited masks": milliseconds(shown.edited_masks, arguments.repeats),
         "save": milliseconds(shown.save, 3),
-        "restore": milliseconds(lambda: CaseScene.restore(scene, shown.save(), FakeExplainer()), 3),
+    }
+    saved = shown.save()
+    rows |= {
+        "restore": milliseconds(lambda: CaseScene.restore(scene, saved, FakeExplainer()), 3),
         "remove": milliseconds(shown.remove, 1),
     }
     print(f"T2W {' x '.join(map(str, arguments.shape))}, {len(explanation.lesions)} regions; milliseconds")

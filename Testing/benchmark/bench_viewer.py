@@ -241,7 +241,10 @@ def main() -> int:
 
     result: dict[str, Any] = {"cores": os.cpu_count(), "study": study.name, "size": "1280x800"}
     if args.output is not None and args.output.is_file():
-        result |= json.loads(args.output.read_text(encoding="utf-8"))
+        before = json.loads(args.output.read_text(encoding="utf-8"))
+        if other := [k for k, v in result.items() if before.get(k) != v]:
+            parser.error(f"{args.output} holds figures of another {', '.join(other)}; give another --output")
+        result = before
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=BROWSER

@@ -52,7 +52,7 @@ def test_every_pin_is_exact_and_local_to_no_machine(repository: Path) -> None:
 
 def test_every_requirement_is_pinned_within_its_range(project: dict[str, Any], pins: dict[str, str]) -> None:
     asked = [Requirement(text) for text in project["dependencies"]]
-    for extra in ("viewer", "train", "dev"):
+    for extra in project["optional-dependencies"]:
         asked += [Requirement(text) for text in project["optional-dependencies"][extra]]
     unpinned = [r.name for r in asked if canonicalize_name(r.name) not in pins]
     assert unpinned == []
@@ -82,8 +82,11 @@ def test_version_stands_in_one_place(repository: Path, project: dict[str, Any]) 
     assert re.search(r'^__version__ = "\d+\.\d+\.\d+"$', text, re.MULTILINE)
 
 
-def test_licence_is_apache_2(repository: Path, project: dict[str, Any]) -> None:
-    assert project["license"] == "Apache-2.0"
+def test_licences_of_code_and_weights(repository: Path, project: dict[str, Any]) -> None:
+    assert project["license"] == "Apache-2.0 AND CC-BY-NC-4.0", "the weights are not the code's"
+    assert all((repository / file).is_file() for file in project["license-files"])
+    said = (repository / "Resources" / "Models" / "LICENSE.txt").read_text(encoding="utf-8")
+    assert "CC BY-NC 4.0" in said
     text = (repository / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text
     assert "Version 2.0, January 2004" in text

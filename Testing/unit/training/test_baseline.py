@@ -70,4 +70,4 @@ def test_grad_cam_speaks_for_a_region_or_not_at_all(run: Path, item: Item) -> No
     assert heat.shape == FINE.shape
     assert torch.isfinite(heat).all()
     assert float(heat.min()) >= 0
-    assert float(heat.max()) in (0.0, pytest.approx(1.0))
+    assert float(heat.max()) == pytest.approx(1.0), "it speaks for this one"
