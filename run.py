@@ -87,11 +87,13 @@ def environment_key(root: Path, version: str, torch_index: str) -> str:
 
 
 class Done(NamedTuple):
-    """The last finished set-up: what decided it, the extras in it, the index that its torch came from (None: none)."""
+    """The last set-up: what decided it (nothing while it is unfinished), the extras in it, the index that its torch
+    came from (None: not known), and whether another torch of the same version may lie there."""
 
     key: str = ""
     extras: frozenset[str] = frozenset()
     torch_index: str | None = None
+    torch_in_doubt: bool = False
 
 
 def read_stamp(stamp: Path) -> Done:
@@ -99,7 +101,8 @@ def read_stamp(stamp: Path) -> Done:
     try:
         state = json.loads(stamp.read_text(encoding="utf-8"))
         index = state.get("torch_index")
-        return Done(str(state["key"]), frozenset(state["extras"]), None if index is None else str(index))
+        index = None if index is None else str(index)
+        return Done(str(state["key"]), frozenset(state["extras"]), index, bool(state.get("torch_in_doubt", False)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Done()
 
@@ -211,7 +214,7 @@ def set_up(extras: frozenset[str]) -> Path:
     """
     done = read_stamp(STAMP)
     torch_index = os.environ.get(TORCH_INDEX, done.torch_index or "")
-    another_index = done.torch_index not in (None, torch_index)
+    another_index = done.torch_in_doubt or done.torch_index not in (None, torch_index)
     key = environment_key(ROOT, platform.python_version(), torch_index)
     python = venv_python(VENV, os.name == "nt")
     if done.key == key and extras <= done.extras and python.exists():
@@ -220,6 +223,8 @@ def set_up(extras: frozenset[str]) -> Path:
     make_venv(python)
     wanted = extras | (done.extras if done.key == key or another_index else frozenset())
     constraints = (ROOT / CONSTRAINTS).read_text(encoding="utf-8")
+    if another_index:  # an interruption must not leave the old record beside the new torch
+        write_stamp(STAMP, Done("", wanted, torch_index, torch_in_doubt=True))
     for what, arguments in install_steps(pinned(constraints, "torch"), torch_index, wanted, another_index):
         say(what)
         code = subprocess.run(pip_command(python, arguments, sys.stdout.isatty()), cwd=ROOT).returncode

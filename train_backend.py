@@ -16,8 +16,9 @@ def _run():
     # beside this script in a clone; two folders up in an installed extension (Resources/Scripts)
     here = os.path.dirname(os.path.abspath(__file__))
     for root in (here, os.path.dirname(os.path.dirname(here))):
-        if os.path.isdir(os.path.join(root, "MedRationaleLogic")) and root not in sys.path:
-            sys.path.insert(0, root)
+        if os.path.isdir(os.path.join(root, "MedRationaleLogic")):
+            if root not in sys.path:
+                sys.path.insert(0, root)
             break
     from MedRationaleLogic.training.backend import main
 

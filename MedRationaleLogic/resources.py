@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 _PACKAGE = Path(__file__).resolve().parent
 # Inside the package first (a wheel): beside it, in site-packages, a folder of this name could be anybody's.
@@ -21,7 +21,7 @@ def put_folder(made: Path, folder: Path) -> None:
     Raises:
         OSError: it cannot be moved there.
     """
-    old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}-old-{uuid4().hex[:8]}")
     there = folder.exists()
     if there:
         folder.rename(old)

@@ -369,9 +369,10 @@ class Session:
             with self._explainer.deferring() if work.repeatable and work.waits < WAITS else nullcontext():
                 work.finish()
         except NotYetError:
-            self._work = replace(work, waits=work.waits + 1)
-            self._job = replace(self._job, stage="waiting for the network")
-            self._tell("job")
+            if self._work is work:
+                self._work = replace(work, waits=work.waits + 1)
+                self._job = replace(self._job, stage="waiting for the network")
+                self._tell("job")
             return
         except Exception as error:
             if self._work is work:

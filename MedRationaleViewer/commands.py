@@ -174,9 +174,10 @@ class Commands:
         if self.tab.desk.case is None or self.tab.number == before:
             self.open_upload()
         elif not self.tab.desk.readers_work_would_go():
-            self._ask(
-                "Put it away", "The upload is here. Put the study away that was opened meanwhile?", "open_upload", {}
-            )
+            # not yet confirmed: the reader may go on working before saying yes, and is then asked about that
+            question = {"yes": "Put it away", "no": "Keep it", "command": "open_upload", "args": {}}
+            text = "The upload is here. Put the study away that was opened meanwhile?"
+            self.tab.notify("question", text, question=question)
         else:
             self._may_leave("open_upload", {}, False)
 
@@ -199,12 +200,9 @@ class Commands:
         if confirmed or not self.tab.desk.readers_work_would_go():
             self.tab.dismiss()
             return True
-        self._ask("Put it away", DOUBT, command, args)
+        question = {"yes": "Put it away", "no": "Keep it", "command": command, "args": {**args, "confirmed": True}}
+        self.tab.notify("question", DOUBT, question=question)
         return False
-
-    def _ask(self, yes: str, text: str, command: str, args: dict[str, Any]) -> None:
-        question = {"yes": yes, "no": "Keep it", "command": command, "args": {**args, "confirmed": True}}
-        self.tab.notify("question", text, question=question)
 
     def explain(self) -> None:
         """Explain the open study."""

@@ -411,6 +411,7 @@ class RemoteExplainer:
         self._answers: dict[int, Json] = {}
         self._defers = False
         self._question: _Question | None = None  # not answered at once
+        self._given_up: dict[int, frozenset[str]] = {}  # number -> files of its own
         self._answered: dict[str, Any] = {}  # by the question's key, until what asked them is done
         self._seen: dict[str, _Seen] = {}
         self._number = self._asked = 0
@@ -610,8 +611,10 @@ class RemoteExplainer:
             self._done(job, message)
         elif kind == "evidence" and message["key"] in self._seen:
             self._seen[message["key"]].reader._take(self._child.folder, message["fields"])
-        elif kind == "answer" and number == self._asked:  # not of a question that was given up
+        elif kind == "answer" and number == self._asked:
             self._answers[number] = message
+        elif kind == "answer":
+            self._clear_away(int(message["id"]), message.get("file"))
         elif kind == "failed":
             self._failed(message)
 
@@ -656,6 +659,8 @@ class RemoteExplainer:
             self._events.append(Event("failed", error=error))
         elif number == self._asked:
             self._answers[number] = {"error": error}
+        elif number in self._given_up:
+            self._clear_away(number)
         else:  # after it had said "done": the evidence could not be written
             for seen in self._seen.values():
                 if f"evidence-{number}" in seen.folders:
@@ -677,11 +682,21 @@ class RemoteExplainer:
         self._child = None
         self._seen.clear()
         self._give_up_question()
+        self._given_up.clear()  # gone with the folder
 
     def _give_up_question(self) -> None:
+        if self._question is not None and self._child is not None:
+            self._given_up[self._question.number] = self._question.once
         self._question, self._asked = None, 0
         self._answers.clear()
         self._answered.clear()
+
+    def _clear_away(self, number: int, answer: str | None = None) -> None:
+        """Remove the files of a question that was given up, once the child has done with it."""
+        assert self._child is not None
+        for file in (*self._given_up.pop(number, ()), *([answer] if answer else [])):
+            with contextlib.suppress(OSError):
+                (self._child.folder / file).unlink()
 
     # ----------------------------------------------------------------------------------------------------- the road
 
@@ -711,8 +726,8 @@ class RemoteExplainer:
         if self.ready_for(study, task):
             return
         mine = self._job is None
-        if self._job is not None and not _gives(self._job, study, task):
-            raise WorkerError("the network is at work on another study; wait for it, or cancel it")
+        if self._question is not None or (self._job is not None and not _gives(self._job, study, task)):
+            raise WorkerError("the network is at work on something else; wait for it, or cancel it")
         kept, self._events = self._events, []
         try:
             if mine:

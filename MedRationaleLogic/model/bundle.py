@@ -240,7 +240,9 @@ def available() -> Iterator[Path]:
         if (folder / MANIFEST).is_file():
             yield folder
         elif folder.is_dir():
-            inside = sorted((p for p in folder.iterdir() if (p / MANIFEST).is_file()), key=_version, reverse=True)
+            # a name with a dot in front is being put in place, or was left by a kill on the way
+            there = (p for p in folder.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
+            inside = sorted(there, key=_version, reverse=True)
             yield from sorted(inside, key=_stem)
 
 

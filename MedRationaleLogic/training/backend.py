@@ -141,7 +141,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _fail(code: int, text: str) -> int:
-    if os.environ.get("MEDRATIONALE_DEBUG", "0") not in ("", "0"):
+    if os.environ.get("MEDRATIONALE_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     print(f"medrationale: {text}", file=sys.stderr, flush=True)
     return code

@@ -11,29 +11,33 @@
 
   /** Ask for a command of the server by its name, of the study that is shown. Never rejects: what goes wrong is said by
    * the server as a notice. */
-  async function run(name, args = {}) {
+  async function run(name, args = {}, study = shown()) {
     if (!window.trame?.client) return;
     try {
-      await window.trame.trigger("do", [name, args, state("study")?.case ?? null]);
+      await window.trame.trigger("do", [name, args, study]);
     } catch (error) {
       console.warn(`${name} was not answered`, error);
     }
   }
 
+  /** The number of the study that is shown. */
+  const shown = () => state("study")?.case ?? null;
+
   const underWay = new Map();
 
   /** The same for what comes faster than it is done: while one is under way, later ones are merged into one. */
-  async function latest(name, args, merge = (_before, after) => after) {
+  async function latest(name, args, merge = (_before, after) => after, study = shown()) {
     if (underWay.has(name)) {
       const waiting = underWay.get(name);
-      underWay.set(name, waiting ? merge(waiting, args) : args);
+      const same = waiting?.study === study;  // what waits for a study that has gone is not wanted any more
+      underWay.set(name, { args: same ? merge(waiting.args, args) : args, study });
       return;
     }
     underWay.set(name, null);
-    await run(name, args);
+    await run(name, args, study);
     const waiting = underWay.get(name);
     underWay.delete(name);
-    if (waiting) await latest(name, waiting, merge);
+    if (waiting) await latest(name, waiting.args, merge, waiting.study);
   }
 
   const scroll = (by) => latest("scroll", { by }, (a, b) => ({ by: a.by + b.by }));

@@ -187,6 +187,16 @@ async def test_an_upload_that_ends_late_is_opened_only_when_the_reader_says_so(
     tab.commands.take_upload(uploaded, before)
     assert tab.name == "patient B"
     question = tab._notice["question"]
+    assert (question["command"], question["args"]) == ("open_upload", {})
+    tab._do("reader", {"name": READER})
+    tab._do("explain")
+    tab.desk.poll()
+    tab.desk.poll()
+    tab._do("answer", {"step": "dce", "index": 1})
+    assert tab.reading().unsaved
+    tab._do(question["command"], question["args"])
+    assert tab.name == "patient B", "work that was done before the answer is asked about"
+    question = tab._notice["question"]
     assert (question["command"], question["args"]) == ("open_upload", {"confirmed": True})
     tab._do(question["command"], question["args"])
     assert (tab.name, tab._notice["kind"]) == ("uploaded", "")

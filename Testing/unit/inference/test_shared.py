@@ -25,7 +25,7 @@ import pytest
 
 from MedRationaleLogic.imaging.study import Study, StudyError
 from MedRationaleLogic.imaging.volume import Volume
-from MedRationaleLogic.inference import shared, worker_child, worker_link
+from MedRationaleLogic.inference import shared, worker, worker_child, worker_link
 from MedRationaleLogic.inference.explainer import Cancelled, ExplainCancelledError, Explainer, Progress
 from MedRationaleLogic.inference.shared import SharedModel
 from MedRationaleLogic.inference.worker import Event, NotYetError, RemoteExplainer, RemoteReader, WorkerError
@@ -255,7 +255,9 @@ def held(model: SharedModel, clients: list[Client], study: Study) -> tuple[Clien
     return second, reader, study.frame.with_array(np.ones(study.frame.geometry.shape, np.uint8), "zones")
 
 
-def test_a_region_is_read_later_where_others_are_served(held: tuple[Client, RemoteReader, Volume], place: Path):
+def test_a_region_is_read_later_where_others_are_served(
+    held: tuple[Client, RemoteReader, Volume], place: Path, monkeypatch: pytest.MonkeyPatch
+):
     client, reader, zones = held
 
     def asks(point: tuple[float, float, float] = (1.0, 2.0, 3.0)) -> Volume:
@@ -275,6 +277,7 @@ def test_a_region_is_read_later_where_others_are_served(held: tuple[Client, Remo
     assert (asks().array == 1).all()
     assert (client.folder / "commands.jsonl").read_bytes() == commands, "it was not asked for a second time"
     assert not list(client.folder.glob("answer-*"))
+    monkeypatch.setattr(worker, "AT_ONCE_S", 30.0)  # nobody is before it now, however slow this machine is
     assert asks().name == "region"
     assert (client.folder / "commands.jsonl").read_bytes() != commands, "another action asks anew"
 
@@ -290,6 +293,18 @@ def test_what_cannot_be_read_later_is_told(held: tuple[Client, RemoteReader, Vol
     assert not client.explainer.running
 
 
+def test_who_asks_for_something_else_meanwhile_is_told_and_the_question_stays(
+    held: tuple[Client, RemoteReader, Volume], place: Path, study: Study
+):
+    client, reader, zones = held
+    with pytest.raises(NotYetError), client.explainer.deferring():
+        reader.region_at((1.0, 2.0, 3.0), zones)
+    with pytest.raises(WorkerError, match="at work on something else"):
+        client.explainer.see(study.with_shift("adc", (1.0, 0.0, 0.0)))
+    (place / "go").touch()
+    assert client.ends().kind == "done"
+
+
 def test_a_question_that_was_given_up_is_heard_of_no_more(
     held: tuple[Client, RemoteReader, Volume], place: Path, study: Study
 ):
@@ -302,12 +317,15 @@ def test_a_question_that_was_given_up_is_heard_of_no_more(
     (place / "go").touch()
     until(lambda: b'"answer"' in (room / "messages.jsonl").read_bytes())
     assert client.explainer.poll() == []
+    assert not list(room.glob("answer-*"))
     assert (reader.region_at((1.0, 2.0, 3.0), zones).array == 1).all()
     assert client.explainer.ready_for(study)
 
 
 @posix
-def test_a_question_goes_with_the_process(held: tuple[Client, RemoteReader, Volume], model: SharedModel, place: Path):
+def test_a_question_goes_with_the_process(
+    held: tuple[Client, RemoteReader, Volume], model: SharedModel, place: Path, monkeypatch: pytest.MonkeyPatch
+):
     client, reader, zones = held
     with pytest.raises(NotYetError), client.explainer.deferring():
         reader.region_at((1.0, 2.0, 3.0), zones)
@@ -318,6 +336,7 @@ def test_a_question_goes_with_the_process(held: tuple[Client, RemoteReader, Volu
     assert event.kind == "failed"
     assert "SIGKILL" in event.message
     until(lambda: checked(model, "ready"))
+    monkeypatch.setattr(worker, "AT_ONCE_S", 30.0)
     with client.explainer.deferring():
         assert (reader.region_at((1.0, 2.0, 3.0), zones).array == 1).all(), "seen and read again"
 

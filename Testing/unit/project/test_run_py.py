@@ -237,6 +237,16 @@ def test_the_index_of_torch_is_kept_and_changed_only_when_asked(
     run.set_up(frozenset())
     assert torch[1:] == [["--force-reinstall"]], "the same version lies there"
     assert run.read_stamp(stamp).extras == {"dev"}, "what was there stays"
+    monkeypatch.setenv(run.TORCH_INDEX, index)
+    monkeypatch.setattr(run.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    with pytest.raises(run.SetupError):
+        run.set_up(frozenset())
+    monkeypatch.setattr(run.subprocess, "run", pip)
+    monkeypatch.setenv(run.TORCH_INDEX, "")
+    run.set_up(frozenset())
+    assert torch[2:] == [["--force-reinstall"]], "whichever lies there after the failure"
+    assert run.read_stamp(stamp) == run.Done(run.environment_key(clone, run.platform.python_version(), ""), {"dev"}, "")
+    del torch[2:]
     stamp.write_text(json.dumps({"key": "of before indices were kept", "extras": []}))
     monkeypatch.setenv(run.TORCH_INDEX, index)
     run.set_up(frozenset())
