@@ -205,8 +205,8 @@ def summary(results: Iterable[CaseResult]) -> dict[str, Any]:
     return out
 
 
-def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: str) -> str:
-    """The page docs/results.md."""
+def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: str, remark: str = "") -> str:
+    """The page docs/results.md; ``remark`` is what has to be said of the bundles."""
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
@@ -228,6 +228,7 @@ def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: 
         "*regions*: category and suspicion of each reported region. In the means below a patient counts once, by the "
         "first row.",
         "",
+        *([remark, ""] if remark else []),
         "| case | group | fold | sequences | gland DSC | PZ DSC | TZ DSC | gland label | csPCa | regions | category "
         "| s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -250,6 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fold", action="append", required=True, metavar="A=BUNDLE",
                         help="a fold and the bundle trained without its cases; may be repeated")  # fmt: skip
     parser.add_argument("--shipped", help="bundle for cases without labels")
+    parser.add_argument("--remark", default="", help="what has to be said of the bundles, for the page")
     parser.add_argument("--output", type=Path, required=True, help="the Markdown page; the JSON lies beside it")
     args = parser.parse_args(arguments)
     folds = dict(str(text).partition("=")[::2] for text in args.fold)
@@ -262,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *(f"--fold {k}={Path(v).name}" for k, v in folds.items()),
         *([f"--shipped {Path(args.shipped).name}"] if args.shipped else []), f"--output {args.output.as_posix()}",
     ])  # fmt: skip
-    args.output.write_text(to_markdown(results, totals, command), encoding="utf-8")
+    args.output.write_text(to_markdown(results, totals, command, args.remark), encoding="utf-8")
     facts = {"cases": [asdict(r) for r in results], "summary": totals}
     args.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
