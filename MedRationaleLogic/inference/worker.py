@@ -708,7 +708,7 @@ class RemoteExplainer:
         Raises:
             StudyError, BundleError, DeviceError: as :class:`~MedRationaleLogic.inference.explainer.Explainer`.
             ExplainCancelledError: ``cancelled`` said so; the child was ended.
-            WorkerError: the child failed, or is at work on another study.
+            WorkerError: the child failed, or is at work on another study or a region.
         """
         self._finish(study, "explain", progress, cancelled)
         seen = self._seen[_voxel_key(study)]
@@ -726,8 +726,10 @@ class RemoteExplainer:
         if self.ready_for(study, task):
             return
         mine = self._job is None
-        if self._question is not None or (self._job is not None and not _gives(self._job, study, task)):
-            raise WorkerError("the network is at work on something else; wait for it, or cancel it")
+        if self._question is not None:
+            raise WorkerError("the network is at work on a region; wait for it, or cancel it")
+        if self._job is not None and not _gives(self._job, study, task):
+            raise WorkerError("the network is at work on another study; wait for it, or cancel it")
         kept, self._events = self._events, []
         try:
             if mine:

@@ -299,7 +299,7 @@ def test_who_asks_for_something_else_meanwhile_is_told_and_the_question_stays(
     client, reader, zones = held
     with pytest.raises(NotYetError), client.explainer.deferring():
         reader.region_at((1.0, 2.0, 3.0), zones)
-    with pytest.raises(WorkerError, match="at work on something else"):
+    with pytest.raises(WorkerError, match="at work on a region"):
         client.explainer.see(study.with_shift("adc", (1.0, 0.0, 0.0)))
     (place / "go").touch()
     assert client.ends().kind == "done"
