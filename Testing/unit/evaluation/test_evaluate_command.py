@@ -79,6 +79,13 @@ def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) 
     ]
     assert maps[0]
     assert maps[0] != maps[1]
+    # records of other temperatures are not gone on with either
+    manifest = room.bundle.path / "manifest.json"
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    manifest.write_text(json.dumps(data | {"calibration": {"t2.margin": 7.0}}), encoding="utf-8")
+    again = room.evaluate(output="bundle")
+    assert isinstance(again.exception, CohortError)
+    assert "another calibration;" in str(again.exception)
 
 
 def test_a_cohort_of_another_generator_is_refused(room: Room) -> None:
@@ -97,16 +104,6 @@ def test_a_cohort_of_another_seed_is_refused(room: Room) -> None:
     assert isinstance(result.exception, CohortError)
     assert "study 0 is another one than was frozen" in str(result.exception)
     assert not (room.folder / "none").exists()
-
-
-def test_records_of_other_temperatures_are_not_gone_on_with(room: Room) -> None:
-    assert room.evaluate(output="out").exit_code == 0
-    manifest = room.bundle.path / "manifest.json"
-    data = json.loads(manifest.read_text(encoding="utf-8"))
-    manifest.write_text(json.dumps(data | {"calibration": {"t2.margin": 7.0}}), encoding="utf-8")
-    again = room.evaluate(output="out")
-    assert isinstance(again.exception, CohortError)
-    assert "another calibration" in str(again.exception)
 
 
 @pytest.mark.parametrize(
