@@ -23,6 +23,7 @@ from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, spec_from
 from MedRationaleLogic.pirads import lexicon
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
+from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training import conspicuity, readings, suspicion
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet
 from MedRationaleLogic.training.module import dice
@@ -38,16 +39,20 @@ LICENCE = (
 
 
 def load_network(checkpoint: Path) -> RationaleNet:
-    """The network of a training checkpoint, in evaluation mode.
+    """The network of a training checkpoint, or of a bundle folder, in evaluation mode.
 
     One with towers, of before there was :class:`~MedRationaleLogic.model.network.Together`, gets it; fresh it adds
     nothing.
 
     Raises:
+        BundleError: the folder is no bundle.
         ValueError: the checkpoint's weights are not those of its network.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    spec = NetworkSpec.from_dict(state["hyper_parameters"]["spec"])
+    if checkpoint.is_dir():
+        spec = NetworkSpec.from_dict(bundle.read(checkpoint).manifest.network)
+    else:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        spec = NetworkSpec.from_dict(state["hyper_parameters"]["spec"])
     if spec.tower and not spec.together:
         spec = replace(spec, together=spec_from_lexicon().together)
     with torch.random.fork_rng(devices=[]):
@@ -57,15 +62,21 @@ def load_network(checkpoint: Path) -> RationaleNet:
     return net.eval()
 
 
-def temperature(logits: Tensor, labels: Tensor) -> float:
-    """Temperature (0.25 to 8) that minimises the negative log-likelihood; logits (n, values), labels (n,).
+def temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
+    """Temperature (0.25 to 8) that minimises the negative log-likelihood.
 
     1 where there is nothing to measure it on.
+
+    Args:
+        logits: (n, values).
+        labels: (n,).
+        weights: (n,) what each counts; None: all the same.
     """
     if not len(labels):
         return 1.0
     grid = torch.exp(torch.linspace(np.log(0.25), np.log(8.0), 61))
-    losses = torch.stack([F.cross_entropy(logits / t, labels) for t in grid])
+    by = torch.ones(len(labels)) if weights is None else weights
+    losses = torch.stack([(by * F.cross_entropy(logits / t, labels, reduction="none")).sum() for t in grid])
     return round(float(grid[int(losses.argmin())]), 4)
 
 
@@ -97,6 +108,7 @@ class DrawnRegion:
         logits: by attribute, of the sequences that were there.
         residual: () the trunk's, pooled over the region.
         presence: of t2w, adc, hbv.
+        normal: a patch of normal tissue, in which nothing was drawn.
     """
 
     zone: str
@@ -104,12 +116,14 @@ class DrawnRegion:
     logits: dict[str, Tensor]
     residual: Tensor
     presence: tuple[bool, ...]
+    normal: bool = False
 
 
 @torch.inference_mode()
 def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
     """Reads every labelled region of a set: logits with their truth, what suspicion needs, masks, peaks.
 
+    Patches of normal tissue are among what suspicion is judged on, not among the readings: they would be half of them.
     A sequence that a study does not have is neither read nor fused, as when the study is explained. A structure's DSC
     is that of the studies in which it is labelled.
     """
@@ -156,6 +170,7 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
             if not (item["labels"][row] >= 0).any():
                 continue
             mine: dict[str, Tensor] = {}
+            normal = row >= MAX_REGIONS
             for s in concepts:
                 mask = item[f"regions_{s}"] == row + 1
                 if int(mask.sum()) < pooling.LEAST_VOXELS:
@@ -165,14 +180,15 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
                 for a, x in net.read(s, voxels, region, values).items():
                     mine[a] = x
                     label = int(item["labels"][row, slices[a]])
-                    if label >= 0:
+                    if label >= 0 and not normal:
                         logits[a].append(x)
                         labels[a].append(label)
             mask = item["regions_t2w"] == row + 1
             category = int(item["category"][row])
             if mine and mask.any() and category:
                 zone = "PZ" if int(item["zone"][row]) == 0 else "TZ"
-                regions.append(DrawnRegion(zone, category, mine, residual[0, 0][mask].float().mean(), presence))
+                pooled = residual[0, 0][mask].float().mean()
+                regions.append(DrawnRegion(zone, category, mine, pooled, presence, normal))
     return {
         "studies": len(data),  # type: ignore[arg-type]
         "logits": {a: torch.stack(x) for a, x in logits.items()},
@@ -212,13 +228,54 @@ def calibrate(seen: Mapping[str, Any]) -> dict[str, float]:
     return {a: temperature(x[: len(x) // 2], seen["labels"][a][: len(x) // 2]) for a, x in seen["logits"].items()}
 
 
+@torch.inference_mode()
+def calibrate_as_met(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, float]:
+    """Temperature of each attribute over regions as they are met: drawn, by another hand, the network's candidates.
+
+    On drawn outlines alone readings are surer than on automatic ones, which most are read by. Each counts by its
+    :attr:`~MedRationaleLogic.training.readings.Sample.weight`.
+    """
+    values = net.value_embeddings()
+    read = [(s, readings.read(net, s, values)) for s in samples]
+    out = {}
+    for i, a in enumerate(net.spec.attributes):
+        mine = [(x[a.id], int(s.labels[i]), s.weight) for s, x in read if a.id in x and int(s.labels[i]) >= 0]
+        if mine:
+            x, y, w = zip(*mine, strict=True)
+            out[a.id] = temperature(torch.stack(x), torch.tensor(y), torch.tensor(w))
+    return out
+
+
+@torch.inference_mode()
+def as_met(
+    net: RationaleNet, samples: Sequence[readings.Sample], calibration: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """By kind of outline ("drawn", "another hand", "candidate", and "normal" whatever the outline): how many readings,
+    how many of them are right, and their ECE."""
+    values = net.value_embeddings()
+    told: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for s in samples:
+        read = readings.read(net, s, values)
+        for i, a in enumerate(net.spec.attributes):
+            if a.id in read and int(s.labels[i]) >= 0:
+                p = torch.softmax(read[a.id] / calibration.get(a.id, 1.0), 0)
+                told["normal" if s.normal else s.outline].append((float(p.max()), int(p.argmax()) == int(s.labels[i])))
+    out = {}
+    for kind, pairs in sorted(told.items()):
+        confidence, right = torch.tensor([c for c, _ in pairs]), torch.tensor([r for _, r in pairs])
+        out[kind] = {"readings": len(pairs), "accuracy": round(float(right.float().mean()), 3),
+                     "ece": round(calibration_gap(confidence, right), 3)}  # fmt: skip
+    return out
+
+
 def summarise(
     net: RationaleNet, seen: Mapping[str, Any], calibration: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Thresholds and validation figures from :func:`validate`, of readings under the temperatures that are shipped.
 
     Candidates' smallest peak: the Youden-optimal one over peaks of candidates on and off drawn positives, in 0.1..0.5.
-    Suspicion: Youden-optimal over drawn regions of category >= 4 against 1 and 2.
+    Suspicion: Youden-optimal over drawn regions of category >= 4 against 1, 2 and normal tissue; its AUROC leaves
+    normal tissue out.
     """
     concepts = {}
     for a, x in seen["logits"].items():
@@ -237,20 +294,21 @@ def summarise(
     judged = suspicions(net, seen["regions"], calibration)
     s = np.array([value for value, category, _ in judged if category != 3])
     c = np.array([category >= 4 for _, category, _ in judged if category != 3], dtype=bool)
+    of_region = np.array([not r.normal for r in seen["regions"] if r.category != 3], dtype=bool)
     peaks = np.array([p for p, _ in seen["peaks"]])
     hits = np.array([h for _, h in seen["peaks"]], dtype=bool)
     thresholds = {
         "lesion_peak": _youden(peaks, hits, 0.1, 0.5), "suspicion": _youden(s, c, 0.05, 0.8),
         "evidence": conspicuity.SHOWN, "min_volume_ml": 0.1,
     }  # fmt: skip
-    auroc = area_under_roc(s, c)
+    auroc = area_under_roc(s[of_region], c[of_region])
     figures = {
         "studies": seen["studies"],
         "dsc": {k: {"mean": _mean(v), "n": len(v)} for k, v in seen["dsc"].items()},
         "attributes_on_drawn_regions": concepts,
         "suspicion_auroc": {
             "value": None if np.isnan(auroc) else round(auroc, 3),
-            "n": len(s),
+            "n": int(of_region.sum()),
             "positive": int(c.sum()),
         },
         "residual_share_median": _median([share for *_, share in judged]),
@@ -288,17 +346,17 @@ def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, A
         ValueError: a network without towers, whose residual is of another form; too few studies or regions.
     """
     facts: dict[str, Any] = {"readings": readings.fit(net, samples)}
-    calibration = {}
-    values = net.value_embeddings()
-    with torch.inference_mode():
-        # for the fit's own purpose; the bundle's temperatures are measured on validation studies
-        read = [(s.labels, readings.read(net, s, values)) for s in samples]
-    for i, a in enumerate(net.spec.attributes):
-        pairs = [(x[a.id], y[i]) for y, x in read if a.id in x and int(y[i]) >= 0]
-        if pairs:
-            calibration[a.id] = temperature(torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs]))
+    # for the fit's own purpose; the bundle's temperatures are measured on validation studies
+    calibration = calibrate_as_met(net, samples)
     facts["suspicion"] = suspicion.fit(net, readings.judge(net, samples, calibration))
     return facts
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
+    """What a bundle's manifest says of its training, and which bundle that was."""
+    old = bundle.read(folder).manifest
+    stages = [*old.training.get("stages", []), {"bundle": f"{old.name}-{old.version}", "sha256": old.sha256}]
+    return dict(old.training) | {"stages": stages}
 
 
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
@@ -306,8 +364,11 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
          looked_at: Dataset[Item] | None = None, jobs: int = 1) -> bundle.Bundle:  # fmt: skip
     """Fit conspicuity, readings and suspicion, calibrate, choose thresholds, write the bundle.
 
+    Temperatures are measured on regions as they are met; where ``ranking`` is None, on drawn ones.
+
     Args:
-        checkpoint: of a training run.
+        checkpoint: of a training run, or a bundle folder, whose last stage is fitted once more: what is not fitted
+            stays as it is there, and the new manifest goes on from its facts.
         bank: validation maps, for temperatures and thresholds.
         folder: of the bundle.
         name, version: of the bundle.
@@ -317,16 +378,30 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
             towers, leaves both as trained.
         looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; None leaves conspicuity
             as trained.
-        jobs: processes that read the ranking studies.
+        jobs: processes that read the ranking studies and, for temperatures, the validation studies.
+
+    Raises:
+        BundleError: the checkpoint is a folder and no bundle, or the new bundle cannot be written.
+        ValueError: the checkpoint's weights are not those of its network.
     """
     net = load_network(checkpoint)
+    if checkpoint.is_dir():
+        training = _facts_of(checkpoint) | training
     if looked_at is not None and net.spec.tower:
         training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
     if ranking is not None and net.spec.tower:
         met = list(readings.collect(net, ranking, range(len(ranking)), jobs))  # type: ignore[arg-type]
         training = training | finish(net, met)
-    seen = validate(net, SimulatedSet(bank, net.spec, VALIDATION_SEED, studies))
-    calibration = calibrate(seen)
+    validation = SimulatedSet(bank, net.spec, VALIDATION_SEED, studies)
+    seen = validate(net, validation)
+    if ranking is not None and net.spec.tower:
+        met = list(readings.collect(net, validation, range(studies), jobs))
+        first = [s for s in met if s.study < studies // 2]
+        calibration = calibrate(seen) | calibrate_as_met(net, first)
+        second = [s for s in met if s.study >= studies // 2]
+        training = training | {"validation_as_met": as_met(net, second, calibration)}
+    else:
+        calibration = calibrate(seen)
     thresholds, figures = summarise(net, seen, calibration)
     manifest = bundle.Manifest(
         name=name, version=version, sha256="", network=NetworkSpec.to_dict(net.spec),
@@ -340,7 +415,7 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
 def main(arguments: Sequence[str] | None = None) -> None:
     """``python -m MedRationaleLogic.training.ship --checkpoint C --bank B --output DIR``"""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of a training run, or a bundle folder")
     parser.add_argument("--bank", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder of the new bundle, <name>-<version>")
     parser.add_argument("--studies", type=int, default=80)

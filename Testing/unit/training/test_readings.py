@@ -10,6 +10,7 @@ import torch
 from MedRationaleLogic.model.network import RationaleNet
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training import readings, ship
 from MedRationaleLogic.training.data import NORMAL, SimulatedSet
 from MedRationaleLogic.training.readings import Sample
@@ -76,6 +77,69 @@ def test_a_candidate_of_nothing_is_labelled_as_normal_tissue_or_not_at_all(sampl
             assert tuple(sorted(said.items())) in normal
             told += 1
     assert told > 0
+
+
+def test_what_is_normal_counts_as_little_as_it_is_met(data: SimulatedSet, samples: list[Sample]) -> None:
+    spec = network().spec
+    normal = {tuple(sorted(v.items())) for v in NORMAL.values()}
+    patches = sum(bool((data[k]["labels"][MAX_REGIONS:] >= 0).any(1).sum()) for k in range(STUDIES))
+    assert patches > 0
+    assert {s.normal for s in samples if s.outline == "drawn"} == {True, False}
+    assert {s.normal for s in samples if s.outline == "another hand"} == {True, False}
+    for s in samples:
+        assert s.weight == (readings.NORMAL_WEIGHT if s.normal else 1.0)
+        said = {a.id: a.values[int(s.labels[i])] for i, a in enumerate(spec.attributes) if s.labels[i] >= 0}
+        if s.normal and said:
+            assert tuple(sorted(said.items())) in normal
+            assert s.positive is False
+        elif said:
+            assert len(said) == len(spec.attributes), "of a drawn region everything is known"
+
+
+def test_the_weight_of_normal_tissue_moves_what_is_said(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = network().spec
+    i = next(k for k, a in enumerate(spec.attributes) if a.id == "t2.pattern")
+    at = spec.attributes[i].values.index("normal")
+    mean = {}
+    for weight in (1.0, 0.02):
+        monkeypatch.setattr(readings, "NORMAL_WEIGHT", weight)
+        net = network()
+        facts = readings.fit(net, samples, epochs=3)
+        assert facts["normal_weight"] == weight
+        read = [readings.read(net, s, net.value_embeddings()) for s in samples if not s.normal and "t2w" in s.looks]
+        mean[weight] = float(torch.stack([torch.softmax(x["t2.pattern"], 0)[at] for x in read]).detach().mean())
+    assert mean[0.02] < 0.8 * mean[1.0]
+
+
+def test_temperatures_are_those_of_regions_as_they_are_met(samples: list[Sample]) -> None:
+    net = network()
+    drawn_alone = ship.calibrate_as_met(net, [s for s in samples if s.outline == "drawn" and not s.normal])
+    everything = ship.calibrate_as_met(net, samples)
+    assert everything.keys() == drawn_alone.keys() == {a.id for a in net.spec.attributes}
+    assert all(0.25 <= t <= 8.0 for t in everything.values())
+    assert ship.calibrate_as_met(net, []) == {}
+    # a sample that counts ten times is ten samples
+    one = [s for s in samples if not s.normal][:6]
+    ten = [replace(s, normal=True) for s in one]
+    heavy = pytest.MonkeyPatch()
+    heavy.setattr(readings, "NORMAL_WEIGHT", 10.0)
+    other = [s for s in samples if not s.normal][6:12]
+    assert ship.calibrate_as_met(net, ten + other) == ship.calibrate_as_met(net, one * 10 + other)
+    heavy.undo()
+
+
+def test_how_readings_are_met_is_told_by_outline(samples: list[Sample]) -> None:
+    net = network()
+    told = ship.as_met(net, samples, {})
+    assert {"drawn", "another hand", "normal"} <= told.keys() <= {"drawn", "another hand", "candidate", "normal"}
+    known = sum(int((s.labels >= 0).sum()) for s in samples if s.looks.keys() == {"t2w", "adc", "hbv"})
+    assert 0 < known <= sum(t["readings"] for t in told.values())
+    for t in told.values():
+        assert 0.0 <= t["accuracy"] <= 1.0
+        assert 0.0 <= t["ece"] <= 1.0
+    cold = ship.as_met(net, samples, {a.id: 0.01 for a in net.spec.attributes})
+    # next to certain of everything, readings are off by just what they get wrong
+    assert cold["drawn"]["ece"] == pytest.approx(1 - cold["drawn"]["accuracy"], abs=0.02)
 
 
 def test_the_same_study_gives_the_same_samples(data: SimulatedSet, samples: list[Sample]) -> None:

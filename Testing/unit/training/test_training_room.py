@@ -397,6 +397,32 @@ def test_conspicuity_is_fitted_before_a_bundle_is_written(
         torch.testing.assert_close(after.weight[row], before.weight[row] * chosen["slope"], atol=2e-3, rtol=2e-3)
 
 
+def test_the_last_stage_of_a_bundle_can_be_fitted_once_more(
+    trained: dict[str, Any], coarse: None, tmp_path: Path
+) -> None:
+    maps = sample_bank()
+    first = ship.ship(
+        trained["path"], maps, tmp_path / "tiny-0.0.4", name="tiny", version="0.0.4", studies=1, training={"steps": 2}
+    )
+    made = ship.ship(
+        tmp_path / "tiny-0.0.4", maps, tmp_path / "tiny-0.0.5", name="tiny", version="0.0.5", studies=2, training={},
+        ranking=SimulatedSet(maps, tiny_spec(), SEED, 4),
+    )  # fmt: skip
+    facts = made.manifest.training
+    assert facts["steps"] == 2
+    assert facts["stages"] == [{"bundle": "tiny-0.0.4", "sha256": first.manifest.sha256}]
+    assert facts["readings"]["studies"] == 4
+    assert facts["validation_as_met"]["drawn"]["readings"] > 0
+    assert set(made.manifest.calibration) == {a.id for a in tiny_spec().attributes}
+    old, new = first.network().state_dict(), bundle.read(tmp_path / "tiny-0.0.5").network().state_dict()
+    changed = {name for name, value in new.items() if not torch.equal(value, old[name])}
+    fitted = (".placed.", ".attention.", ".together.", "suspicion_", "trunk.residual.")
+    assert changed
+    assert all(any(part in name for part in fitted) for name in changed), "masks and maps stay to the bit"
+    with pytest.raises(bundle.BundleError, match="manifest"):
+        ship.load_network(tmp_path)
+
+
 class _Numbers(Dataset[Any]):
     def __init__(self, name: str, count: int) -> None:
         self.name, self.count = name, count
@@ -505,6 +531,31 @@ def test_temperature_is_recovered(true: float) -> None:
     logits = 1.5 * torch.randn((6000, 4), generator=g)
     drawn = torch.multinomial(torch.softmax(logits, 1), 1, generator=g)[:, 0]
     assert ship.temperature(logits * true, drawn) == pytest.approx(true, rel=0.12)
+
+
+def test_a_weight_is_as_many_answers() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn((60, 4), generator=g), torch.randint(4, (60,), generator=g)
+    weights = torch.ones(60)
+    weights[:20] = 3.0
+    thrice = torch.cat([logits, logits[:20], logits[:20]]), torch.cat([labels, labels[:20], labels[:20]])
+    assert ship.temperature(logits, labels, weights) == ship.temperature(*thrice)
+    assert ship.temperature(logits, labels, torch.ones(60)) == ship.temperature(logits, labels)
+
+
+def test_patches_of_normal_tissue_are_no_readings_of_drawn_regions(
+    spec: NetworkSpec, small_item: Item, coarse: None
+) -> None:
+    torch.manual_seed(0)
+    net = RationaleTask(spec.to_dict(), load_cached()).net.eval()
+    seen = ship.validate(net, [small_item])  # type: ignore[arg-type]
+    rows = [row for row in range(ROWS) if bool((small_item["labels"][row] >= 0).any())]
+    assert {r.normal for r in seen["regions"]} == {True, False}
+    assert sum(r.normal for r in seen["regions"]) == sum(row >= MAX_REGIONS for row in rows)
+    for a, labels in seen["labels"].items():
+        assert 0 < len(labels) <= sum(row < MAX_REGIONS for row in rows), a
+    few = ship.summarise(net, seen, {})[1]["suspicion_auroc"]
+    assert few["n"] == sum(not r.normal and r.category != 3 for r in seen["regions"])
 
 
 def test_a_sequence_that_is_absent_is_neither_read_nor_fused(spec: NetworkSpec, small_item: Item, coarse: None) -> None:
