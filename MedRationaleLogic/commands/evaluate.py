@@ -116,7 +116,9 @@ def evaluate(
         "bundle": f"{found.manifest.name} {found.manifest.version}", "bundle SHA-256": found.manifest.sha256,
         "draws": summary.DRAWS, "remark": remark,
     }  # fmt: skip
-    written = page.write(output, summary.table(models, net.spec), models, details, beside, facts)
+    written = page.write(
+        output, summary.table(models, net.spec, found.manifest.thresholds), models, details, beside, facts
+    )
     typer.echo(f"{written}\nResearch use only.")
 
 

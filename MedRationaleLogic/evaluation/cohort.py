@@ -24,12 +24,16 @@ from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import QUIET_VALUES, RationaleNet
+from MedRationaleLogic.pirads import rules
 from MedRationaleLogic.simulation.cohort import CohortError
+from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
 from MedRationaleLogic.training.spread import spread
 
 #: Grows when a figure of a record changes its meaning: records of before are not gone on with.
-RECORDS = 2
+RECORDS = 3
+#: IoU from which on a candidate is one of a drawn region, as picai_eval has it.
+HIT = 0.1
 #: Candidates from here on are ranked; what a reader is shown starts higher.
 MIN_PEAK, MIN_VOLUME_ML = 0.05, 0.05
 
@@ -118,7 +122,7 @@ class ConceptPredictor:
             zone = "PZ" if int((inside == 1).sum()) >= int((inside == 2).sum()) else "TZ"
             said = net.suspicion(zone, readings, residual[0, 0][mask].float().mean(), there)
             facts = {"share": float(said.residual_share), "terms": {n: float(t) for n, t in said.terms},
-                     "logit": float(said.logit), "peak": found.peak,
+                     "logit": float(said.logit), "peak": found.peak, "zone": zone,
                      "p": {a: [round(float(v), 4) for v in p] for a, p in readings.items()}}  # fmt: skip
             candidates.append(Candidate(mask, float(torch.sigmoid(said.logit)), facts))
         candidates.sort(key=lambda c: -c.confidence)
@@ -281,7 +285,41 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
                                 "control": round(by_control[a.extent], 4), "hit": hit})  # fmt: skip
         mine["extents"], mine["means"] = extents, means
         regions.append(mine)
-    return {"regions": regions} | _masses(prediction, item, net)
+    return {"regions": regions, "candidates": _candidates(prediction, item, net)} | _masses(prediction, item, net)
+
+
+def _candidates(prediction: Prediction, item: Item, net: RationaleNet) -> list[dict[str, Any]]:
+    """What a candidate's being reported hangs on, and what it is a candidate of.
+
+    ``of`` is the drawn region that it shares most with, from an IoU of .1 on, as row and category; ``nothing`` is true
+    where it shares no voxel with any. One that lies mostly in cut slices, where nobody knows, is left out.
+    """
+    drawn = item["regions_t2w"]
+    rows = [row for row in prediction.regions if row < MAX_REGIONS]
+    out = []
+    for c in prediction.candidates:
+        if float((item["zones"] == IGNORE)[c.mask].float().mean()) >= 0.5:
+            continue
+        overlap = {row: jaccard(c.mask, drawn == row + 1) for row in rows}
+        row = max(overlap, key=overlap.__getitem__, default=None)
+        of = None if row is None or overlap[row] < HIT else {"row": row, "category": int(item["category"][row])}
+        touched = (drawn > 0) & (drawn <= MAX_REGIONS)
+        out.append({
+            "peak": c.facts["peak"], "suspicion": c.confidence, "category": _category(c, net),
+            "ml": round(float(c.mask.sum()) * float(np.prod(FINE.spacing)) / 1000, 4), "of": of,
+            "nothing": not bool((touched & c.mask).any()),
+        })  # fmt: skip
+    return out
+
+
+def _category(candidate: Candidate, net: RationaleNet) -> int | str:
+    """A candidate's category by rule, from its most probable readings and its size, as when a study is explained."""
+    read = {a.id: a.values[int(np.argmax(candidate.facts["p"][a.id]))] for a in net.spec.attributes
+            if a.id in candidate.facts["p"]}  # fmt: skip
+    if len(read) < len(net.spec.attributes):
+        return "X"
+    zone, size = candidate.facts["zone"], feret_in_plane(_volume(candidate.mask)).mm
+    return int(rules.overall(zone, rules.t2w_score(zone, read, size), rules.dwi_score(read, size), "X"))
 
 
 def _control(item: Item, row: int, sequence: str, control: Tensor) -> dict[str, float]:
@@ -389,7 +427,8 @@ class Measured(Dataset[dict[str, Any]]):
             other = self.unseen[index]
             again = self.predictor.predict(other)
             line["unseen"] = record(again, other, self.net)
-            line["unseen"].pop("regions", None)
+            for large in ("regions", "candidates"):
+                line["unseen"].pop(large, None)
             line["cosine"] = shift(prediction, again, item, self.net)
         return line
 

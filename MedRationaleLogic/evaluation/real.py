@@ -185,6 +185,29 @@ def run_all(data: Path, folds: Mapping[str, str], shipped: str | None) -> list[C
     return out
 
 
+def taken_over(file: Path, without: Iterable[str]) -> list[CaseResult]:
+    """Cases of an earlier page's JSON, of the folds that are not measured now.
+
+    Args:
+        file: the JSON that lies beside an earlier page.
+        without: the folds that are measured now.
+
+    Raises:
+        ValueError: the file is none of such.
+    """
+    try:
+        found = [CaseResult(**case) for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not the JSON of an earlier page of real cases: {error}") from error
+    measured = set(without)
+    return [case for case in found if case.fold not in measured]
+
+
+def in_order(results: Iterable[CaseResult]) -> list[CaseResult]:
+    """By group as :data:`GROUPS` has them, the DICOM study last, then by name."""
+    return sorted(results, key=lambda r: ([*GROUPS, "dicom"].index(r.group), r.case))
+
+
 def summary(results: Iterable[CaseResult]) -> dict[str, Any]:
     """Means with bootstrap intervals over patients; the DICOM copy of a case is not counted twice."""
     rows = [r for r in results if r.group != "dicom"]
@@ -251,18 +274,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fold", action="append", required=True, metavar="A=BUNDLE",
                         help="a fold and the bundle trained without its cases; may be repeated")  # fmt: skip
     parser.add_argument("--shipped", help="bundle for cases without labels")
+    parser.add_argument("--others", type=Path, help="JSON of an earlier page: its cases of other folds are taken over")
     parser.add_argument("--remark", default="", help="what has to be said of the bundles, for the page")
     parser.add_argument("--output", type=Path, required=True, help="the Markdown page; the JSON lies beside it")
     args = parser.parse_args(arguments)
     folds = dict(str(text).partition("=")[::2] for text in args.fold)
     if unknown := sorted(set(folds) - {"A", "B"}):
         parser.error(f"there is no fold {', '.join(unknown)}; the folds are A and B")
-    results = run_all(args.data, folds, args.shipped)
+    measured = [*folds, *(["shipped"] if args.shipped else [])]
+    others = (
+        taken_over(args.others, measured) if args.others else []
+    )  # read before the work: a wrong file is told first
+    results = in_order([*run_all(args.data, folds, args.shipped), *others])
     totals = summary(results)
     command = " ".join([
         "python -m MedRationaleLogic.evaluation.real --data DATA",
         *(f"--fold {k}={Path(v).name}" for k, v in folds.items()),
-        *([f"--shipped {Path(args.shipped).name}"] if args.shipped else []), f"--output {args.output.as_posix()}",
+        *([f"--shipped {Path(args.shipped).name}"] if args.shipped else []),
+        *([f"--others {args.others.as_posix()}"] if args.others else []), f"--output {args.output.as_posix()}",
     ])  # fmt: skip
     args.output.write_text(to_markdown(results, totals, command, args.remark), encoding="utf-8")
     facts = {"cases": [asdict(r) for r in results], "summary": totals}

@@ -17,7 +17,9 @@ from MedRationaleLogic.model import pooling
 from MedRationaleLogic.model.grids import DIFFUSION, FINE, STEM_GRIDS
 from MedRationaleLogic.model.network import RationaleNet
 from MedRationaleLogic.model.text import load_cached
+from MedRationaleLogic.pirads import rules
 from MedRationaleLogic.simulation.sample import sample_bank
+from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.data import SimulatedSet
 from Testing.bundle_factory import tiny_spec
 from Testing.unit.training import coarse_grids
@@ -150,7 +152,10 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
         next(cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net,
                         facts={"weights": "others"}))  # fmt: skip
 
-    rows = summary.table(models, net.spec)
+    thresholds = {"lesion_peak": 0.1, "suspicion": 0.3, "min_volume_ml": 0.1}
+    rows = summary.table(models, net.spec, thresholds)
+    assert {row.name for row in rows} >= {row.name for row in summary.table(models, net.spec)}
+    assert any(row.name == "reported regions of nothing, a study" for row in rows)
     for row in rows:
         difference = row.differences.get(summary.TWIN)
         if difference is not None and difference.value == difference.value:
@@ -176,6 +181,57 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
     assert widths == [4]
     with pytest.raises(ValueError, match="measured on other studies"):
         summary.table({summary.OURS: models[summary.OURS], summary.TWIN: models[summary.TWIN][1:]}, net.spec)
+
+
+def test_candidates_are_told_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse_grids.exchange(monkeypatch)
+    net = tiny_network()
+    items = SimulatedSet(sample_bank(), net.spec, SEED, 8)
+    item = next(i for i in (items[k] for k in range(8)) if bool((i["category"][:MAX_REGIONS] >= 4).any()))
+    row = int((item["category"][:MAX_REGIONS] >= 4).nonzero()[0])
+    drawn, cut = item["regions_t2w"], item["zones"] == cohort.IGNORE
+    region = drawn == row + 1
+    nothing = (drawn == 0) & ~cut
+    # each attribute's first value: what a candidate is read as is the rules' business
+    p = {a.id: [1.0] + [0.0] * (len(a.values) - 1) for a in net.spec.attributes}
+    facts = {"peak": 0.7, "zone": "PZ", "p": p}
+    masks = [region, nothing, cut, region | nothing]
+    candidates = tuple(cohort.Candidate(m, 0.4, facts) for m in masks)
+    rows = {k: dict[str, Any]() for k in range(len(item["labels"])) if bool((item["labels"][k] >= 0).any())}
+    blank = torch.zeros(FINE.shape)
+    told = cohort._candidates(cohort.Prediction(blank, blank, candidates, rows), item, net)
+    assert cut.any()
+    assert len(told) == 3, "what lies in cut slices is left out"
+    assert told[0]["of"] == {"row": row, "category": int(item["category"][row])}
+    assert [c["nothing"] for c in told] == [False, True, False]
+    assert told[1]["of"] is told[2]["of"] is None
+    volume = float(region.sum()) * float(np.prod(FINE.spacing)) / 1000
+    assert told[0]["ml"] == pytest.approx(volume, abs=1e-4)
+    read = {a.id: a.values[0] for a in net.spec.attributes}
+    size = cohort.feret_in_plane(cohort._volume(region)).mm
+    assert told[0]["category"] == rules.overall(
+        "PZ", rules.t2w_score("PZ", read, size), rules.dwi_score(read, size), "X"
+    )
+    one = cohort.Candidate(region, 0.4, facts | {"p": {"t2.pattern": p["t2.pattern"]}})
+    assert cohort._candidates(cohort.Prediction(blank, blank, (one,), rows), item, net)[0]["category"] == "X"
+
+
+def test_what_is_reported_is_the_bundle_s_rule() -> None:
+    thresholds = {"lesion_peak": 0.4, "suspicion": 0.5, "min_volume_ml": 0.1}
+    shown = {"peak": 0.6, "suspicion": 0.7, "category": 2, "ml": 0.3, "of": {"row": 0, "category": 5}, "nothing": False}
+    candidates = [
+        shown, shown | {"suspicion": 0.1, "category": 3, "of": None, "nothing": True},
+        shown | {"suspicion": 0.1}, shown | {"suspicion": 0.1, "category": "X"}, shown | {"peak": 0.3},
+        shown | {"ml": 0.05}, shown | {"category": "X", "of": {"row": 1, "category": 2}},
+    ]  # fmt: skip
+    regions = [{"row": 0, "category": 5}, {"row": 1, "category": 2}, {"row": 2, "category": 4}]
+    one, none = {"candidates": candidates, "regions": regions}, {"candidates": [], "regions": regions[:1]}
+    assert summary.reported(one, thresholds) == [candidates[0], candidates[1], candidates[6]]
+    both = np.arange(2)
+    assert summary.reported_of_nothing([one, none], thresholds)(both) == 0.5
+    assert summary.found_by_report([one, none], thresholds, (4, 5))(both) == pytest.approx(1 / 3)
+    assert summary.found_by_report([one, none], thresholds, (1, 2))(both) == 1.0
+    assert np.isnan(summary.found_by_report([one, none], thresholds, (3,))(both))
 
 
 def test_without_a_lesion_there_is_no_precision_and_no_crash() -> None:

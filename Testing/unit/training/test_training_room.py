@@ -5,8 +5,9 @@ The network is the real one with a few channels; studies are simulated from the 
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -652,6 +653,20 @@ def test_summary_counts_a_patient_once() -> None:
     assert totals["gland, ADC and high-b only"]["n"] == 1
     assert totals["PZ, cases with T2W"]["n"] == 2
     assert "gland, ADC and high-b only" not in real.summary(rows[:2]), "a measure without a case has no row"
+
+
+def test_cases_of_folds_that_are_not_measured_now_are_taken_over(tmp_path: Path) -> None:
+    rows = [_result("a", 0.9), replace(_result("b", 0.7), fold="B"), _result("c (DICOM)", 0.5, "dicom"),
+            replace(_result("d", None, "adc_dwi_only"), fold="shipped")]  # fmt: skip
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"cases": [asdict(r) for r in rows]}), encoding="utf-8")
+    others = real.taken_over(file, ["A", "shipped"])
+    assert others == [rows[1]]
+    assert real.in_order([rows[2], *others, rows[3], rows[0]]) == [rows[0], rows[1], rows[3], rows[2]]
+    file.write_text('{"cases": [{"case": "a"}]}', encoding="utf-8")
+    for wrong in (file, tmp_path / "none.json"):
+        with pytest.raises(ValueError, match=f"{wrong.name} is not the JSON of an earlier page"):
+            real.taken_over(wrong, [])
 
 
 def test_page_has_a_row_for_every_case() -> None:
