@@ -123,15 +123,16 @@ class DrawnRegion:
 def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
     """Reads every labelled region of a set: logits with their truth, what suspicion needs, masks, peaks.
 
-    Patches of normal tissue are among what suspicion is judged on, not among the readings: they would be half of them.
-    A sequence that a study does not have is neither read nor fused, as when the study is explained. A structure's DSC
-    is that of the studies in which it is labelled.
+    ``of`` is the study of each reading, in their order. Patches of normal tissue are among what suspicion is judged on,
+    not among the readings: they would be half of them. A sequence that a study does not have is neither read nor fused,
+    as when the study is explained. A structure's DSC is that of the studies in which it is labelled.
     """
     values = net.value_embeddings()
     attributes = net.spec.attributes
     slices = {a.id: i for i, a in enumerate(attributes)}
     logits: dict[str, list[Tensor]] = defaultdict(list)
     labels: dict[str, list[int]] = defaultdict(list)
+    of: dict[str, list[int]] = defaultdict(list)
     regions: list[DrawnRegion] = []
     peaks: list[tuple[float, bool]] = []
     dsc: dict[str, list[float]] = defaultdict(list)
@@ -183,6 +184,7 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
                     if label >= 0 and not normal:
                         logits[a].append(x)
                         labels[a].append(label)
+                        of[a].append(n)
             mask = item["regions_t2w"] == row + 1
             category = int(item["category"][row])
             if mine and mask.any() and category:
@@ -193,6 +195,7 @@ def validate(net: RationaleNet, data: Dataset[Item]) -> dict[str, Any]:
         "studies": len(data),  # type: ignore[arg-type]
         "logits": {a: torch.stack(x) for a, x in logits.items()},
         "labels": {a: torch.tensor(x) for a, x in labels.items()},
+        "of": dict(of),
         "regions": regions,
         "peaks": peaks,
         "dsc": dict(dsc),
@@ -396,9 +399,10 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
     seen = validate(net, validation)
     if ranking is not None and net.spec.tower:
         met = list(readings.collect(net, validation, range(studies), jobs))
-        first = [s for s in met if s.study < studies // 2]
-        calibration = calibrate(seen) | calibrate_as_met(net, first)
-        second = [s for s in met if s.study >= studies // 2]
+        # no study gives a temperature and a figure under it, here or in `summarise`
+        middle = min((of[len(of) // 2] for of in seen["of"].values()), default=studies // 2)
+        calibration = calibrate(seen) | calibrate_as_met(net, [s for s in met if s.study < middle])
+        second = [s for s in met if s.study >= middle]
         training = training | {"validation_as_met": as_met(net, second, calibration)}
     else:
         calibration = calibrate(seen)
