@@ -66,8 +66,8 @@ def evaluate(
     unseen = SimulatedSet(maps, net.spec, frozen.seed, count, scanner=1, domain="unseen") if shift else None
     predictors: dict[str, tuple[runs.Predictor, RationaleNet | None, dict[str, str]]] = {
         summary.OURS: (
-            runs.ConceptPredictor(net, found.manifest.calibration), net,
-            _of(found.manifest.sha256, found.manifest.calibration),
+            runs.ConceptPredictor(net, found.manifest.calibration, thresholds=found.manifest.thresholds), net,
+            _of(found.manifest.sha256, found.manifest.calibration) | {"thresholds": _hash(found.manifest.thresholds)},
         )
     }  # fmt: skip
     if twin is not None:
@@ -116,16 +116,17 @@ def evaluate(
         "bundle": f"{found.manifest.name} {found.manifest.version}", "bundle SHA-256": found.manifest.sha256,
         "draws": summary.DRAWS, "remark": remark,
     }  # fmt: skip
-    written = page.write(
-        output, summary.table(models, net.spec, found.manifest.thresholds), models, details, beside, facts
-    )
+    written = page.write(output, summary.table(models, net.spec), models, details, beside, facts)
     typer.echo(f"{written}\nResearch use only.")
 
 
 def _of(weights: str, calibration: Mapping[str, float] | None = None) -> dict[str, str]:
     """What a model's records are of: its weights, and the temperatures that its readings are divided by."""
-    text = json.dumps(calibration or {}, sort_keys=True)
-    return {"weights": weights, "calibration": hashlib.sha256(text.encode()).hexdigest()}
+    return {"weights": weights, "calibration": _hash(calibration or {})}
+
+
+def _hash(numbers: Mapping[str, float]) -> str:
+    return hashlib.sha256(json.dumps(dict(numbers), sort_keys=True).encode()).hexdigest()
 
 
 def _control(name: str, records: Sequence[Mapping[str, Any]], net: RationaleNet) -> list[dict[str, object]]:

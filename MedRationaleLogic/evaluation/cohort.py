@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,10 +28,12 @@ from MedRationaleLogic.pirads import rules
 from MedRationaleLogic.simulation.cohort import CohortError
 from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
+from MedRationaleLogic.training.outlines import NOTHING
 from MedRationaleLogic.training.spread import spread
 
-#: Grows when a figure of a record changes its meaning: records of before are not gone on with.
-RECORDS = 3
+#: Grows when a figure of a record changes its meaning: records of before are not gone on with. Of any model, and of one
+#: with concepts.
+RECORDS, OF_CONCEPTS = 2, 3
 #: IoU from which on a candidate is one of a drawn region, as picai_eval has it.
 HIT = 0.1
 #: Candidates from here on are ranked; what a reader is shown starts higher.
@@ -55,6 +57,7 @@ class Prediction:
         zones: uint8 (z, y, x) on the fine grid: 0, 1 PZ, 2 TZ.
         lesion: float32 (z, y, x) probability on the fine grid.
         candidates: by falling confidence.
+        shown: those that a reader would be shown as suspicious regions, by a bundle's thresholds; None without any.
         regions: for each drawn region (row): probabilities by attribute and what follows from them.
         evidence: attribute id -> (values, z, y, x) on the stem's grid; empty for a model without evidence.
         heat: float32 (z, y, x) on the fine grid, where a model without concepts looks (Grad-CAM); else None.
@@ -66,6 +69,7 @@ class Prediction:
     regions: dict[int, dict[str, Any]] = field(default_factory=dict)
     evidence: dict[str, Tensor] = field(default_factory=dict)
     heat: Tensor | None = None
+    shown: tuple[Candidate, ...] | None = None
 
 
 class Predictor(Protocol):
@@ -74,9 +78,11 @@ class Predictor(Protocol):
     def predict(self, item: Item) -> Prediction: ...
 
 
-def _extract(lesion: Tensor, zones: Tensor) -> list[lesions.Candidate]:
-    found = lesions.extract(lesion.numpy(), (zones > 0).numpy(), float(np.prod(FINE.spacing)), min_peak=MIN_PEAK,
-                            min_volume_ml=MIN_VOLUME_ML)  # fmt: skip
+def _extract(
+    lesion: Tensor, zones: Tensor, min_peak: float = MIN_PEAK, min_volume_ml: float = MIN_VOLUME_ML
+) -> list[lesions.Candidate]:
+    found = lesions.extract(lesion.numpy(), (zones > 0).numpy(), float(np.prod(FINE.spacing)), min_peak=min_peak,
+                            min_volume_ml=min_volume_ml)  # fmt: skip
     return [c for c in found if c.kept]
 
 
@@ -88,12 +94,14 @@ class ConceptPredictor:
         calibration: attribute id -> temperature; empty for none.
         shuffle: permute all values' embeddings, over all attributes: a control that must read nothing.
         conspicuity: False for a network that never learnt any, as the twin: its evidence is what the phrases say alone.
+        thresholds: of the bundle, to tell what a reader would be shown; None: not told.
     """
 
     def __init__(
         self, net: RationaleNet, calibration: Mapping[str, float] | None = None, shuffle: bool = False,
-        conspicuity: bool = True,
+        conspicuity: bool = True, thresholds: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
+        self.thresholds = thresholds
         self.net, self.calibration, self.conspicuity = net, dict(calibration or {}), conspicuity
         with torch.inference_mode():
             self.values = net.value_embeddings()
@@ -113,8 +121,8 @@ class ConceptPredictor:
         zones = zone_logits[0].argmax(0).to(torch.uint8)
         lesion = torch.sigmoid(lesion_logit[0, 0].float())
         there = [bool(v) for v in item["presence"]]
-        candidates = []
-        for found in _extract(lesion, zones):
+
+        def judged(found: lesions.Candidate) -> Candidate:
             mask = torch.from_numpy(found.mask)
             masks = {s: mask if s == "t2w" else to_stem(mask, item[f"theta_{s}"], STEM_GRIDS[s].shape) for s in flat}
             readings = self._read(flat, masks)
@@ -124,8 +132,15 @@ class ConceptPredictor:
             facts = {"share": float(said.residual_share), "terms": {n: float(t) for n, t in said.terms},
                      "logit": float(said.logit), "peak": found.peak, "zone": zone,
                      "p": {a: [round(float(v), 4) for v in p] for a, p in readings.items()}}  # fmt: skip
-            candidates.append(Candidate(mask, float(torch.sigmoid(said.logit)), facts))
-        candidates.sort(key=lambda c: -c.confidence)
+            return Candidate(mask, float(torch.sigmoid(said.logit)), facts)
+
+        candidates = sorted((judged(c) for c in _extract(lesion, zones)), key=lambda c: -c.confidence)
+        shown: tuple[Candidate, ...] | None = None
+        if self.thresholds is not None:
+            # extracted anew: a core too small to be shown may stand in the way of what would be
+            t = self.thresholds
+            those = [judged(c) for c in _extract(lesion, zones, t["lesion_peak"], t["min_volume_ml"])]
+            shown = tuple(c for c in those if lesions.is_reported(c.confidence, category_of(c, net), t))
         regions: dict[int, dict[str, Any]] = {}
         for row in range(ROWS):
             if not (item["labels"][row] >= 0).any():
@@ -151,7 +166,7 @@ class ConceptPredictor:
                 evidence[a] = net.as_shown(s, x.reshape(-1, *STEM_GRIDS[s].shape))
                 if s == "t2w":  # where the sequence has no voxel it shows nothing: slices are cut of T2W alone
                     evidence[a] = evidence[a] * (item["zones"] != IGNORE)
-        return Prediction(zones, lesion, tuple(candidates), regions, evidence)
+        return Prediction(zones, lesion, tuple(candidates), regions, evidence, shown=shown)
 
     def _read(self, flat: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
@@ -258,6 +273,7 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
             **said,
         }  # fmt: skip
         mask = item["regions_t2w"] == row + 1
+        mine["cut"] = _cut(item, mask)
         mine["diameter"] = round(feret_in_plane(_volume(mask)).mm, 2)
         overlap = [(int((c.mask & mask).sum()) / max(1, int((c.mask | mask).sum())), c) for c in prediction.candidates]
         best = max(overlap, key=lambda pair: pair[0], default=None)
@@ -285,34 +301,34 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
                                 "control": round(by_control[a.extent], 4), "hit": hit})  # fmt: skip
         mine["extents"], mine["means"] = extents, means
         regions.append(mine)
-    return {"regions": regions, "candidates": _candidates(prediction, item, net)} | _masses(prediction, item, net)
+    told = {} if prediction.shown is None else {"reported": _reported(prediction, item, net)}
+    return {"regions": regions} | told | _masses(prediction, item, net)
 
 
-def _candidates(prediction: Prediction, item: Item, net: RationaleNet) -> list[dict[str, Any]]:
-    """What a candidate's being reported hangs on, and what it is a candidate of.
+def _reported(prediction: Prediction, item: Item, net: RationaleNet) -> list[dict[str, Any]]:
+    """What a reader would be shown, and what it is.
 
-    ``of`` is the drawn region that it shares most with, from an IoU of .1 on, as row and category; ``nothing`` is true
-    where it shares no voxel with any. One that lies mostly in cut slices, where nobody knows, is left out.
+    ``of`` are the rows of drawn regions that it shares an IoU of .1 with; ``nothing`` is true where less than a
+    twentieth of it lies in any. One that lies mostly in cut slices, where nobody knows, is left out.
     """
     drawn = item["regions_t2w"]
-    rows = [row for row in prediction.regions if row < MAX_REGIONS]
+    region = (drawn > 0) & (drawn <= MAX_REGIONS)
     out = []
-    for c in prediction.candidates:
-        if float((item["zones"] == IGNORE)[c.mask].float().mean()) >= 0.5:
+    for c in prediction.shown or ():
+        if _cut(item, c.mask):
             continue
-        overlap = {row: jaccard(c.mask, drawn == row + 1) for row in rows}
-        row = max(overlap, key=overlap.__getitem__, default=None)
-        of = None if row is None or overlap[row] < HIT else {"row": row, "category": int(item["category"][row])}
-        touched = (drawn > 0) & (drawn <= MAX_REGIONS)
-        out.append({
-            "peak": c.facts["peak"], "suspicion": c.confidence, "category": _category(c, net),
-            "ml": round(float(c.mask.sum()) * float(np.prod(FINE.spacing)) / 1000, 4), "of": of,
-            "nothing": not bool((touched & c.mask).any()),
-        })  # fmt: skip
+        of = [row for row in prediction.regions if row < MAX_REGIONS and jaccard(c.mask, drawn == row + 1) >= HIT]
+        nothing = float(region[c.mask].float().mean()) < NOTHING
+        out.append({"suspicion": c.confidence, "category": category_of(c, net), "of": of, "nothing": nothing})
     return out
 
 
-def _category(candidate: Candidate, net: RationaleNet) -> int | str:
+def _cut(item: Item, mask: Tensor) -> bool:
+    """Whether at least half of a mask lies in slices that the study does not have."""
+    return float((item["zones"] == IGNORE)[mask].float().mean()) >= 0.5
+
+
+def category_of(candidate: Candidate, net: RationaleNet) -> int | Literal["X"]:
     """A candidate's category by rule, from its most probable readings and its size, as when a study is explained."""
     read = {a.id: a.values[int(np.argmax(candidate.facts["p"][a.id]))] for a in net.spec.attributes
             if a.id in candidate.facts["p"]}  # fmt: skip
@@ -427,7 +443,7 @@ class Measured(Dataset[dict[str, Any]]):
             other = self.unseen[index]
             again = self.predictor.predict(other)
             line["unseen"] = record(again, other, self.net)
-            for large in ("regions", "candidates"):
+            for large in ("regions", "reported"):
                 line["unseen"].pop(large, None)
             line["cosine"] = shift(prediction, again, item, self.net)
         return line
@@ -453,7 +469,8 @@ def run(
     Raises:
         CohortError: the file's records are of something else.
     """
-    _claim(file, {"records": RECORDS, "unseen": unseen is not None, **(facts or {})})
+    meaning = RECORDS if net is None else OF_CONCEPTS
+    _claim(file, {"records": meaning, "unseen": unseen is not None, **(facts or {})})
     done = {r["index"] for r in read(file)}
     if file.is_file():  # what a kill left of a line
         whole = [line for line in file.read_text(encoding="utf-8").splitlines() if _whole(line)]

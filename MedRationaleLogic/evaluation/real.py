@@ -29,6 +29,8 @@ from MedRationaleLogic.inference.explanation import Explanation
 
 #: Folders of cases under the data.
 GROUPS = ("bpmri", "adc_dwi_only", "t2_only")
+DICOM, SHIPPED = "dicom", "shipped"
+FOLDS = ("A", "B", SHIPPED)
 #: DSC from which on a reported region has found a lesion.
 HIT_DSC = 0.1
 
@@ -199,13 +201,16 @@ def taken_over(file: Path, without: Iterable[str]) -> list[CaseResult]:
         found = [CaseResult(**case) for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not the JSON of an earlier page of real cases: {error}") from error
+    for case in found:
+        if case.group not in (*GROUPS, DICOM) or case.fold not in FOLDS:
+            raise ValueError(f"{file}: {case.case} is of group {case.group}, fold {case.fold}, which there is not")
     measured = set(without)
     return [case for case in found if case.fold not in measured]
 
 
 def in_order(results: Iterable[CaseResult]) -> list[CaseResult]:
     """By group as :data:`GROUPS` has them, the DICOM study last, then by name."""
-    return sorted(results, key=lambda r: ([*GROUPS, "dicom"].index(r.group), r.case))
+    return sorted(results, key=lambda r: ([*GROUPS, DICOM].index(r.group), r.case))
 
 
 def summary(results: Iterable[CaseResult]) -> dict[str, Any]:
@@ -228,8 +233,23 @@ def summary(results: Iterable[CaseResult]) -> dict[str, Any]:
     return out
 
 
-def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: str, remark: str = "") -> str:
-    """The page docs/results.md; ``remark`` is what has to be said of the bundles."""
+def _of_before(folds: Sequence[str]) -> str:
+    names = " and ".join("the shipped bundle" if fold == SHIPPED else f"fold {fold}" for fold in folds)
+    return f"Rows of {names} were taken over from the page before: its bundles, measured then."
+
+
+def to_markdown(
+    results: Sequence[CaseResult], totals: dict[str, Any], command: str, remark: str = "", others: Sequence[str] = ()
+) -> str:
+    """The page docs/results.md.
+
+    Args:
+        results: its rows.
+        totals: :func:`summary` of them.
+        command: that made it.
+        remark: what has to be said of the bundles.
+        others: folds whose rows were taken over from an earlier page.
+    """
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
@@ -251,6 +271,7 @@ def to_markdown(results: Sequence[CaseResult], totals: dict[str, Any], command: 
         "*regions*: category and suspicion of each reported region. In the means below a patient counts once, by the "
         "first row.",
         "",
+        *([_of_before(others), ""] if others else []),
         *([remark, ""] if remark else []),
         "| case | group | fold | sequences | gland DSC | PZ DSC | TZ DSC | gland label | csPCa | regions | category "
         "| s |",
@@ -285,7 +306,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     others = (
         taken_over(args.others, measured) if args.others else []
     )  # read before the work: a wrong file is told first
-    results = in_order([*run_all(args.data, folds, args.shipped), *others])
+    now = run_all(args.data, folds, args.shipped)
+    others = [case for case in others if case.case not in {r.case for r in now}]
+    results = in_order([*now, *others])
     totals = summary(results)
     command = " ".join([
         "python -m MedRationaleLogic.evaluation.real --data DATA",
@@ -293,7 +316,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *([f"--shipped {Path(args.shipped).name}"] if args.shipped else []),
         *([f"--others {args.others.as_posix()}"] if args.others else []), f"--output {args.output.as_posix()}",
     ])  # fmt: skip
-    args.output.write_text(to_markdown(results, totals, command, args.remark), encoding="utf-8")
+    args.output.write_text(
+        to_markdown(results, totals, command, args.remark, sorted({r.fold for r in others})), encoding="utf-8"
+    )
     facts = {"cases": [asdict(r) for r in results], "summary": totals}
     args.output.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))

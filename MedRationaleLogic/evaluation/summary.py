@@ -210,31 +210,19 @@ def calibration_error(records: Records, where: Where = "drawn") -> Statistic:
     return statistic
 
 
-def reported(record: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Mapping[str, Any]]:
-    """A record's candidates that a reader would be shown as suspicious regions, by the rule of an explanation.
-
-    Args:
-        record: of one study.
-        thresholds: of the bundle.
-    """
-    return [
-        c for c in record.get("candidates", ())
-        if c["peak"] >= thresholds["lesion_peak"] and c["ml"] >= thresholds["min_volume_ml"]
-        and (c["suspicion"] >= thresholds["suspicion"] or (c["category"] != "X" and c["category"] >= 3))
-    ]  # fmt: skip
+def reported(records: Records, *, of_nothing: bool = False) -> Statistic:
+    """Regions a study that a reader would be shown: all, or those of nothing."""
+    return mean_of([float(sum(c["nothing"] or not of_nothing for c in r["reported"])) for r in records])
 
 
-def reported_of_nothing(records: Records, thresholds: Mapping[str, float]) -> Statistic:
-    """Reported regions a study that share no voxel with any drawn region."""
-    return mean_of([float(sum(c["nothing"] for c in reported(r, thresholds))) for r in records])
-
-
-def found_by_report(records: Records, thresholds: Mapping[str, float], categories: Sequence[int]) -> Statistic:
-    """Share of the drawn regions of some categories that a reported region is one of."""
+def shown_share(records: Records, categories: Sequence[int]) -> Statistic:
+    """Share of the drawn regions of some categories that a reader would be shown one for; those that lie mostly in cut
+    slices do not count."""
     per = []
     for r in records:
-        found = {c["of"]["row"] for c in reported(r, thresholds) if c["of"] is not None}
-        per.append([region["row"] in found for region in drawn(r) if region["category"] in categories])
+        found = {row for c in r["reported"] for row in c["of"]}
+        mine = [region for region in drawn(r) if region["category"] in categories and not region["cut"]]
+        per.append([region["row"] in found for region in mine])
 
     def statistic(index: NDArray[np.int64]) -> float:
         hits = [hit for i in index for hit in per[i]]
@@ -383,7 +371,6 @@ def table(models: Mapping[str, Records], spec: NetworkSpec, thresholds: Mapping[
     Args:
         models: "constrained" and any of "twin" and "U-Net".
         spec: our network's concepts.
-        thresholds: of our bundle; None leaves out what is reported by them.
 
     Raises:
         ValueError: the models were not measured on the same studies.
@@ -442,11 +429,12 @@ def table(models: Mapping[str, Records], spec: NetworkSpec, thresholds: Mapping[
         only=(OURS,),
     )
     line("the same on patches of normal tissue", lambda r: calibration_error(r, "normal"), only=(OURS,))
-    if thresholds is not None:
-        line("reported regions of nothing, a study", lambda r: reported_of_nothing(r, thresholds), only=(OURS,))
-        for name, categories in (("4 and 5", (4, 5)), ("3", (3,)), ("1 and 2", (1, 2))):
-            line(f"drawn regions of category {name} that a reported region hits",
-                 partial(found_by_report, thresholds=thresholds, categories=categories), only=(OURS,))  # fmt: skip
+    if all("reported" in r for r in ours):
+        line("reported regions, a study", reported, only=(OURS,))
+        line("of these of nothing", partial(reported, of_nothing=True), only=(OURS,))
+        for name, categories in (("4 and 5", (4, 5)), ("3", (3,)), ("1 and 2 (none need be)", (1, 2))):
+            line(f"share of drawn regions of category {name} that are reported",
+                 partial(shown_share, categories=categories), only=(OURS,))  # fmt: skip
     if all("unseen" in r for r in ours):
         line("loss of lesion DSC on unseen scanners", _loss(lambda r, part: dsc(r, "lesion", part)),
              "<= half of the U-Net's", _half_of_peer)  # fmt: skip

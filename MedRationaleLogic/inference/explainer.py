@@ -592,15 +592,16 @@ class Explainer:
 
     def _report_or_drop(self, found: list[Lesion]) -> tuple[list[Lesion], list[Dropped]]:
         """Candidates whose suspicion is under the threshold are told, not shown as lesions; the rest by suspicion."""
-        threshold = self.bundle.manifest.thresholds["suspicion"]
+        thresholds = self.bundle.manifest.thresholds
         kept, dropped = [], []
         for lesion in found:
             s = lesion.suspicion.value if lesion.suspicion else 1.0
             category = lesion.category
-            if s >= threshold or (category != "X" and category >= 3):
+            if candidates.is_reported(s, category, thresholds):
                 kept.append((s, lesion))
             else:
-                reason = f"not reported: suspicion {s:.2f} under {threshold:.2f} and category {category}"
+                least = thresholds["equivocal" if category == 3 else "suspicion"]
+                reason = f"not reported: suspicion {s:.2f} under {least:.2f} and category {category}"
                 dropped.append(_dropped(lesion.mask.array, lesion.mask.geometry, s, reason))
         kept.sort(key=lambda pair: -pair[0])
         return [replace(lesion, number=i) for i, (_, lesion) in enumerate(kept, 1)], dropped

@@ -8,8 +8,9 @@ and neither is what starts on a slope, for that is the shell of a shell.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,24 @@ def extract(
         reason = "" if kept else f"dropped: only {inside:.0%} of it lies in the gland"
         found.append(Candidate(mask, peak, inside, kept, reason))
     return tuple(found)
+
+
+def is_reported(suspicion: float, category: int | Literal["X"], thresholds: Mapping[str, float]) -> bool:
+    """Whether a candidate is shown to a reader as a suspicious region, or listed as looked at.
+
+    From the bundle's suspicion on it is; also one whose readings lead to category 4 or 5, or to 3 (equivocal) with a
+    suspicion that is not next to nothing.
+
+    Args:
+        suspicion: 0..1.
+        category: by rule, "X" where there is none.
+        thresholds: of the bundle, see :class:`MedRationaleLogic.model.bundle.Manifest`.
+    """
+    if suspicion >= thresholds["suspicion"]:
+        return True
+    if category == "X" or category < 3:
+        return False
+    return category > 3 or suspicion >= thresholds.get("equivocal", 0.0)
 
 
 def _is_peak(probability: NDArray[np.float32], at: tuple[np.intp, ...]) -> bool:

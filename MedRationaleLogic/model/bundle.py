@@ -50,7 +50,8 @@ class Manifest:
         network: arguments of :class:`MedRationaleLogic.model.network.NetworkSpec`.
         lexicon_version: the lexicon it was trained with.
         thresholds: ``lesion_peak`` (smallest peak lesion probability of a candidate), ``suspicion`` (from which a
-            candidate is reported), ``evidence`` (below which a map is shown transparent), ``min_volume_ml``.
+            candidate is reported), ``evidence`` (below which a map is shown transparent), ``min_volume_ml``; and, where
+            the bundle has it, ``equivocal`` (suspicion from which one of category 3 is reported; 0 without it).
         calibration: attribute id -> temperature that its logits are divided by.
         training: data, seeds, commands, label provenance.
         results: what was measured, with n.

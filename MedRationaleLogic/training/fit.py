@@ -423,7 +423,7 @@ def _validation(settings: Settings, spec: NetworkSpec, train: TripleSet, validat
         cases = CachedCases(validation, settings.output / "cache", _authorities(settings))
         return _Readable(cases, spec, settings.output / SKIPPED)
     print("no triple is in the validation split: validated on simulated studies", flush=True)
-    return SimulatedSet(bank, spec, ship.VALIDATION_SEED, 8)
+    return SimulatedSet(bank, spec, ship.VALIDATION_SEED, 12)
 
 
 class _Readable(Dataset[Item]):
@@ -566,8 +566,8 @@ def _bundle(settings: Settings, spec: NetworkSpec, checkpoint: Path, validating:
     seen = ship.validate(net, validating)
     old = init.manifest if init else None
     calibration = ship.calibrate(seen)
-    for attribute, labels in seen["labels"].items():
-        if len(labels) < ENOUGH:
+    for attribute in (a.id for a in spec.attributes):
+        if len(seen["labels"].get(attribute, ())) < ENOUGH:
             calibration[attribute] = float(old.calibration.get(attribute, 1.0)) if old else 1.0
     thresholds, figures = ship.summarise(net, seen, calibration)
     hits = sum(hit for _, hit in seen["peaks"])
@@ -576,6 +576,8 @@ def _bundle(settings: Settings, spec: NetworkSpec, checkpoint: Path, validating:
     positives = sum(r.category >= 4 for r in seen["regions"])
     if positives < ENOUGH // 2:
         thresholds["suspicion"] = float((old.thresholds if old else _DEFAULT_THRESHOLDS)["suspicion"])
+    if old and "equivocal" in old.thresholds:  # measured where a bundle is shipped, on its own candidates
+        thresholds["equivocal"] = float(old.thresholds["equivocal"])
     manifest = bundles.Manifest(
         name=settings.name, version=settings.version, sha256="", network=spec.to_dict(),
         lexicon_version=lexicon.load().version, thresholds=thresholds, calibration=calibration,

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from MedRationaleLogic.imaging.preprocess import sample
 from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.model.network import NetworkSpec
+from MedRationaleLogic.simulation.study import MAX_REGIONS
 from MedRationaleLogic.training.data import IGNORE, WIDE, Item, LabelledRegion, RealCase, RealSet
 from MedRationaleLogic.training.triples import GLAND, Region, Triple, TripleError, has_zones
 
@@ -45,6 +46,10 @@ def wide_case(triple: Triple, authorities: Sequence[str] = ("gold", "accepted"))
     regions = _standard(triple.read("regions")) if triple.regions else None
     if zones is None and regions is None:
         raise TripleError(f"{triple.id}: neither zones nor regions are there, so nothing can be trained on")
+    if len(document.regions) > MAX_REGIONS:
+        raise TripleError(
+            f"{triple.id}: {len(document.regions)} regions, at most {MAX_REGIONS} can be trained on; leave some out"
+        )
     where = zones if zones is not None and zones.array.any() else regions
     assert where is not None
     index = np.argwhere(where.array > 0)

@@ -60,7 +60,9 @@ class Sample:
             trunk over the region.
         positive: category 4 or 5, or a candidate that hits such a region; None where that is open (category 3).
         outline: "drawn", "another hand" or "candidate".
-        normal: a patch of normal tissue, or a candidate of nothing, which is labelled as that.
+        normal: a patch of normal tissue, or a candidate that is of no drawn region; it is labelled as normal tissue
+            where it touches none, else not at all.
+        peak: of a candidate, its largest lesion probability; else 0.
     """
 
     study: int
@@ -71,11 +73,17 @@ class Sample:
     positive: bool | None
     outline: str
     normal: bool = False
+    peak: float = 0.0
 
     @property
     def weight(self) -> float:
         """What it counts where readings are fitted or calibrated."""
         return NORMAL_WEIGHT if self.normal else 1.0
+
+    def meets(self, sequence: str) -> bool:
+        """Whether the region, so outlined, is ever read on a sequence: an automatic outline that was made of some
+        sequences is read on these only."""
+        return self.outline != "candidate" or any(k >> SEQUENCES.index(sequence) & 1 for k in self.lesions)
 
 
 class Met(Dataset[list[Sample]]):
@@ -124,14 +132,14 @@ def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:
         flat = {s: net.for_concepts(s, f)[0].flatten(1).half() for s, f in features.items()}
 
     def sample(masks: Mapping[str, Tensor], labels: Tensor, zone: int, states: Sequence[int], positive: bool | None,
-               outline: str, normal: bool) -> Sample:  # fmt: skip
+               outline: str, normal: bool, peak: float = 0.0) -> Sample:  # fmt: skip
         looks = {}
         for s, mask in masks.items():
             region = pooling.region(mask, STEM_GRIDS[s].spacing)
             looks[s] = (flat[s][:, region.index].clone(), region)
         where = masks.get("t2w")
         means = {k: float(logits[k][where].mean()) for k in states} if where is not None else {}
-        return Sample(number, looks, labels, zone, means, positive, outline, normal)
+        return Sample(number, looks, labels, zone, means, positive, outline, normal, peak)
 
     known = drawn(item)
     for row, masks in known.masks.items():
@@ -160,7 +168,8 @@ def _of_study(net: RationaleNet, item: Item, number: int) -> Iterator[Sample]:
                 labels, positive = torch.full_like(known.labels[0], -1), False
                 if nothing:
                     write_labels(labels, NORMAL["PZ" if zone == 0 else "TZ"], net.spec)
-            yield sample(everywhere(item, mask, SEQUENCES), labels, zone, (state,), positive, "candidate", of is None)
+            yield sample(everywhere(item, mask, SEQUENCES), labels, zone, (state,), positive, "candidate", of is None,
+                         candidate.peak)  # fmt: skip
 
 
 def read(net: RationaleNet, sample: Sample, values: Tensor) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from MedRationaleLogic.imaging.measure import feret_in_plane
+from MedRationaleLogic.imaging.volume import Geometry, Volume
 from MedRationaleLogic.inference import lesions
 from MedRationaleLogic.model import bundle, pooling
 from MedRationaleLogic.model.grids import FINE, SEQUENCES, STEM_GRIDS
 from MedRationaleLogic.model.network import NetworkSpec, RationaleNet, spec_from_lexicon
-from MedRationaleLogic.pirads import lexicon
+from MedRationaleLogic.pirads import lexicon, rules
 from MedRationaleLogic.simulation.cohort import split_bank
 from MedRationaleLogic.simulation.labels import LabelBank
 from MedRationaleLogic.simulation.study import MAX_REGIONS
@@ -32,6 +35,10 @@ from MedRationaleLogic.training.run import HELD_OUT, take_over
 VALIDATION_SEED = 9001
 RANKING_SEED = 9002
 LOOKING_SEED = 9003
+#: What a manifest's training facts say of validation studies: of one bundle, not of the next that is made from it.
+OF_VALIDATION = ("validation_as_met", "temperatures")
+#: Share of the candidates of category 3 and above, read as 3, that are to be reported.
+EQUIVOCAL = 0.8
 LICENCE = (
     "CC BY-NC 4.0: trained on label maps and images of PI-CAI (CC BY-NC 4.0), PROSTATEx, PROSTATE-DIAGNOSIS and "
     "Prostate-3T (CC BY 3.0). Non-commercial research only."
@@ -238,15 +245,26 @@ def calibrate_as_met(net: RationaleNet, samples: Sequence[readings.Sample]) -> d
     On drawn outlines alone readings are surer than on automatic ones, which most are read by. Each counts by its
     :attr:`~MedRationaleLogic.training.readings.Sample.weight`.
     """
-    values = net.value_embeddings()
-    read = [(s, readings.read(net, s, values)) for s in samples]
+    known: dict[str, list[tuple[Tensor, int, float]]] = defaultdict(list)
+    for s, a, logits, label in _answers(net, samples):
+        known[a].append((logits, label, s.weight))
     out = {}
-    for i, a in enumerate(net.spec.attributes):
-        mine = [(x[a.id], int(s.labels[i]), s.weight) for s, x in read if a.id in x and int(s.labels[i]) >= 0]
-        if mine:
-            x, y, w = zip(*mine, strict=True)
-            out[a.id] = temperature(torch.stack(x), torch.tensor(y), torch.tensor(w))
+    for a, triples in known.items():
+        x, y, w = zip(*triples, strict=True)
+        out[a] = temperature(torch.stack(x), torch.tensor(y), torch.tensor(w))
     return out
+
+
+def _answers(
+    net: RationaleNet, samples: Sequence[readings.Sample]
+) -> Iterator[tuple[readings.Sample, str, Tensor, int]]:
+    """(sample, attribute, logits, truth) of whatever is read of the samples and known."""
+    values = net.value_embeddings()
+    for s in samples:
+        read = readings.read(net, s, values)
+        for i, a in enumerate(net.spec.attributes):
+            if a.id in read and int(s.labels[i]) >= 0 and s.meets(a.sequence):
+                yield s, a.id, read[a.id], int(s.labels[i])
 
 
 @torch.inference_mode()
@@ -255,14 +273,10 @@ def as_met(
 ) -> dict[str, dict[str, Any]]:
     """By kind of outline ("drawn", "another hand", "candidate", and "normal" whatever the outline): how many readings,
     how many of them are right, and their ECE."""
-    values = net.value_embeddings()
     told: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for s in samples:
-        read = readings.read(net, s, values)
-        for i, a in enumerate(net.spec.attributes):
-            if a.id in read and int(s.labels[i]) >= 0:
-                p = torch.softmax(read[a.id] / calibration.get(a.id, 1.0), 0)
-                told["normal" if s.normal else s.outline].append((float(p.max()), int(p.argmax()) == int(s.labels[i])))
+    for s, a, logits, label in _answers(net, samples):
+        p = torch.softmax(logits / calibration.get(a, 1.0), 0)
+        told["normal" if s.normal else s.outline].append((float(p.max()), int(p.argmax()) == label))
     out = {}
     for kind, pairs in sorted(told.items()):
         confidence, right = torch.tensor([c for c, _ in pairs]), torch.tensor([r for _, r in pairs])
@@ -314,7 +328,9 @@ def summarise(
             "n": int(of_region.sum()),
             "positive": int(c.sum()),
         },
-        "residual_share_median": _median([share for *_, share in judged]),
+        "residual_share_median": _median(
+            [share for (*_, share), r in zip(judged, seen["regions"], strict=True) if not r.normal]
+        ),
         "candidates": {"on_positives": int(hits.sum()), "elsewhere": int((~hits).sum())},
     }
     return thresholds, figures
@@ -356,10 +372,49 @@ def finish(net: RationaleNet, samples: Sequence[readings.Sample]) -> dict[str, A
 
 
 def _facts_of(folder: Path) -> dict[str, Any]:
-    """What a bundle's manifest says of its training, and which bundle that was."""
+    """What a bundle's manifest says of its training, and which bundle that was; not what it measured of itself."""
     old = bundle.read(folder).manifest
     stages = [*old.training.get("stages", []), {"bundle": f"{old.name}-{old.version}", "sha256": old.sha256}]
-    return dict(old.training) | {"stages": stages}
+    return {k: v for k, v in old.training.items() if k not in OF_VALIDATION} | {"stages": stages}
+
+
+@torch.inference_mode()
+def _threshold_of_equivocal(
+    net: RationaleNet, samples: Sequence[readings.Sample], calibration: Mapping[str, float], least_peak: float
+) -> dict[str, float]:
+    """The suspicion from which a candidate that is read as category 3 is reported.
+
+    The largest that still reports :data:`EQUIVOCAL` of such candidates which are of a drawn region of category 3 and
+    above; {} where there is none of these. (Youden's would leave out a third of them.)
+    """
+    values = net.value_embeddings()
+    attributes = {a.id: a.values for a in net.spec.attributes}
+    found = []
+    for s in samples:
+        if s.outline != "candidate" or readings.WHOLE not in s.lesions or s.peak < least_peak or s.positive is False:
+            continue
+        p = {a: torch.softmax(x / calibration.get(a, 1.0), 0) for a, x in readings.read(net, s, values).items()}
+        if len(p) < len(attributes):
+            continue
+        read = {a: attributes[a][int(x.argmax())] for a, x in p.items()}
+        zone: rules.Zone = "PZ" if s.zone == 0 else "TZ"
+        size = _longest_in_plane(s.looks["t2w"][1])
+        category = rules.overall(zone, rules.t2w_score(zone, read, size), rules.dwi_score(read, size), "X")
+        if category == 3:
+            lesion = s.lesions[readings.WHOLE]
+            judged = suspicion.Judged(s.zone, readings.WHOLE, p, lesion, positive=bool(s.positive), drawn=False)
+            found.append(suspicion.of(net, judged))
+    if not found:
+        return {}
+    least = sorted(found)[len(found) - math.ceil(EQUIVOCAL * len(found))]
+    return {"equivocal": math.floor(least * 1000) / 1000}  # rounded down: what is to be reported is
+
+
+def _longest_in_plane(region: pooling.Region) -> float:
+    """Largest diameter in an axial slice, mm, of a region on the fine grid."""
+    mask = np.zeros(FINE.shape, dtype=bool)
+    mask.reshape(-1)[region.index[region.place["interior"]].numpy()] = True
+    return feret_in_plane(Volume(mask, Geometry(FINE.shape, FINE.spacing), "region")).mm
 
 
 def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version: str, studies: int,
@@ -380,38 +435,50 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         ranking: studies of the training maps that readings and suspicion are fitted to; None, or a network without
             towers, leaves both as trained.
         looked_at: pairs of studies of the training maps, as :func:`conspicuity.fit` takes them; None leaves conspicuity
-            as trained.
+            as it is. A slope is multiplied into what is there: fitted to a bundle, it comes on top of the bundle's own.
         jobs: processes that read the ranking studies and, for temperatures, the validation studies.
 
     Raises:
         BundleError: the checkpoint is a folder and no bundle, or the new bundle cannot be written.
-        ValueError: the checkpoint's weights are not those of its network.
+        ValueError: the checkpoint's weights are not those of its network, or there are too few validation studies.
     """
     net = load_network(checkpoint)
+    licence = LICENCE
     if checkpoint.is_dir():
-        training = _facts_of(checkpoint) | training
+        before = _facts_of(checkpoint)
+        stages = [*before["stages"], *training.get("stages", [])]
+        training = before | training | {"stages": stages}
+        licence = bundle.read(checkpoint).manifest.licence
     if looked_at is not None and net.spec.tower:
         training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
     if ranking is not None and net.spec.tower:
         met = list(readings.collect(net, ranking, range(len(ranking)), jobs))  # type: ignore[arg-type]
         training = training | finish(net, met)
+        del met  # some gigabytes
     validation = SimulatedSet(bank, net.spec, VALIDATION_SEED, studies)
     seen = validate(net, validation)
     if ranking is not None and net.spec.tower:
+        # no study gives a temperature and an attribute's figure under it, here or in `summarise`
+        middle = min((of[len(of) // 2] for of in seen["of"].values()), default=0)
         met = list(readings.collect(net, validation, range(studies), jobs))
-        # no study gives a temperature and a figure under it, here or in `summarise`
-        middle = min((of[len(of) // 2] for of in seen["of"].values()), default=studies // 2)
-        calibration = calibrate(seen) | calibrate_as_met(net, [s for s in met if s.study < middle])
-        second = [s for s in met if s.study >= middle]
-        training = training | {"validation_as_met": as_met(net, second, calibration)}
+        first, second = [s for s in met if s.study < middle], [s for s in met if s.study >= middle]
+        if not first:
+            raise ValueError(f"{studies} validation studies are too few to measure temperatures on half of them")
+        calibration = calibrate_as_met(net, first)
+        told = _threshold_of_equivocal(net, met, calibration, summarise(net, seen, calibration)[0]["lesion_peak"])
+        training = training | {
+            "temperatures": {"studies": middle, "samples": len(first), "normal_weight": readings.NORMAL_WEIGHT},
+            "validation_as_met": as_met(net, second, calibration),
+        }
     else:
-        calibration = calibrate(seen)
+        calibration, told = calibrate(seen), {}
     thresholds, figures = summarise(net, seen, calibration)
+    thresholds |= told
     manifest = bundle.Manifest(
         name=name, version=version, sha256="", network=NetworkSpec.to_dict(net.spec),
         lexicon_version=lexicon.load().version, thresholds=thresholds, calibration=calibration,
         training=training | {"validation_seed": VALIDATION_SEED, "labels_sha256": bank.sha256},
-        results={"simulated_validation": figures}, licence=LICENCE,
+        results={"simulated_validation": figures}, licence=licence,
     )  # fmt: skip
     return bundle.save(net, folder, manifest)
 
@@ -426,7 +493,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ranking", type=int, default=400, help="studies to fit readings and suspicion to; 0: as trained"
     )
-    parser.add_argument("--looking", type=int, default=40, help="pairs to fit conspicuity to; 0: as trained")
+    parser.add_argument("--looking", type=int, help="pairs to fit conspicuity to; 0: as it is. 40 for a training run's "
+                        "checkpoint, 0 for a bundle, whose conspicuity has been fitted")  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--jobs", type=int, default=1, help="processes that read the ranking studies: one a core is fastest"
@@ -434,12 +502,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--training", type=Path, help="JSON with facts for the manifest")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
+    looking = args.looking if args.looking is not None else 0 if args.checkpoint.is_dir() else 40
     name, _, version = args.output.name.rpartition("-")
     facts = json.loads(args.training.read_text(encoding="utf-8")) if args.training else {}
     for_training, bank, _ = split_bank(LabelBank.load(args.bank).without(HELD_OUT))
     spec = spec_from_lexicon()
     ranking = SimulatedSet(for_training, spec, RANKING_SEED, args.ranking) if args.ranking else None
-    pairs = SimulatedSet(for_training, spec, LOOKING_SEED, 2 * args.looking, paired=1.0) if args.looking else None
+    pairs = SimulatedSet(for_training, spec, LOOKING_SEED, 2 * looking, paired=1.0) if looking else None
     made = ship(args.checkpoint, bank, args.output, name=name, version=version, studies=args.studies, training=facts,
                 ranking=ranking, looked_at=pairs, jobs=args.jobs)  # fmt: skip
     print(json.dumps(made.manifest.results, indent=1))

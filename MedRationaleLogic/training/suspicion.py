@@ -28,6 +28,7 @@ from MedRationaleLogic.model.network import SUSPICION_TERMS, RationaleNet
 SHARE: Final = 0.18
 LIMITS: Final = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 STEPS: Final = 1500
+ZONES: Final = ("PZ", "TZ")
 RIDGE: Final = 1e-3
 
 
@@ -103,6 +104,20 @@ def fit(net: RationaleNet, regions: Sequence[Judged]) -> dict[str, Any]:
         "regions": len(regions), "positive": int(positive.sum()), "drawn": sum(r.drawn for r in regions),
         "residual_limit": limit, "residual_share_median": round(share, 4), "cross_entropy": round(loss, 4),
     }  # fmt: skip
+
+
+@torch.inference_mode()
+def of(net: RationaleNet, region: Judged) -> float:
+    """A region's suspicion, 0..1, by a network that :func:`fit` has been at: its residual is a multiple of the lesion
+    logit, shifted."""
+    trunk = net.trunk
+    assert trunk.residual.bias is not None
+    assert trunk.lesion.bias is not None
+    largest = int(trunk.lesion.weight.abs().argmax())
+    slope = trunk.residual.weight.flatten()[largest] / trunk.lesion.weight.flatten()[largest]
+    residual = slope * (region.lesion - trunk.lesion.bias[0]) + trunk.residual.bias[0]
+    presence = [bool(region.state >> i & 1) for i in range(len(SEQUENCES))]
+    return float(torch.sigmoid(net.suspicion(ZONES[region.zone], region.readings, residual, presence).logit))
 
 
 def _solve(

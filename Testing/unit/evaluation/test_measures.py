@@ -131,19 +131,16 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
     items = SimulatedSet(sample_bank(), net.spec, SEED, 3, first=4)
     unseen = SimulatedSet(sample_bank(), net.spec, SEED, 3, first=4, scanner=1, domain="unseen")
     models = {}
+    thresholds = {"lesion_peak": 0.1, "suspicion": 0.3, "min_volume_ml": 0.1}
     for name in (summary.OURS, summary.TWIN):
         file = tmp_path / f"{name}.jsonl"
-        assert list(cohort.run(cohort.ConceptPredictor(net), items, range(3), file, unseen=unseen, net=net)) == [
-            1,
-            2,
-            3,
-        ]
+        predictor = cohort.ConceptPredictor(net, thresholds=thresholds)
+        assert list(cohort.run(predictor, items, range(3), file, unseen=unseen, net=net)) == [1, 2, 3]
         models[name] = cohort.read(file)
     whole = (tmp_path / f"{summary.OURS}.jsonl").read_text(encoding="utf-8")
     (tmp_path / "cut.jsonl").write_text(whole[: len(whole) // 2], encoding="utf-8")
     copy(tmp_path / f"{summary.OURS}.about.json", tmp_path / "cut.about.json")
-    for _ in cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net,
-                        jobs=2):  # fmt: skip
+    for _ in cohort.run(predictor, items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net, jobs=2):
         pass
     assert cohort.read(tmp_path / "cut.jsonl") == models[summary.OURS]
     with pytest.raises(ValueError, match=r"cut\.jsonl.*unseen.*give a new --output"):
@@ -152,10 +149,8 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
         next(cohort.run(cohort.ConceptPredictor(net), items, range(3), tmp_path / "cut.jsonl", unseen=unseen, net=net,
                         facts={"weights": "others"}))  # fmt: skip
 
-    thresholds = {"lesion_peak": 0.1, "suspicion": 0.3, "min_volume_ml": 0.1}
-    rows = summary.table(models, net.spec, thresholds)
-    assert {row.name for row in rows} >= {row.name for row in summary.table(models, net.spec)}
-    assert any(row.name == "reported regions of nothing, a study" for row in rows)
+    rows = summary.table(models, net.spec)
+    assert any(row.name == "reported regions, a study" for row in rows)
     for row in rows:
         difference = row.differences.get(summary.TWIN)
         if difference is not None and difference.value == difference.value:
@@ -183,55 +178,62 @@ def test_a_run_over_a_cohort_ends_in_a_page_and_goes_on_where_it_was_cut(
         summary.table({summary.OURS: models[summary.OURS], summary.TWIN: models[summary.TWIN][1:]}, net.spec)
 
 
-def test_candidates_are_told_with_what_they_are_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_reported_is_told_with_what_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse_grids.exchange(monkeypatch)
     net = tiny_network()
     items = SimulatedSet(sample_bank(), net.spec, SEED, 8)
-    item = next(i for i in (items[k] for k in range(8)) if bool((i["category"][:MAX_REGIONS] >= 4).any()))
-    row = int((item["category"][:MAX_REGIONS] >= 4).nonzero()[0])
+    item, row = next(
+        (item, row) for item in (items[k] for k in range(8)) for row in range(MAX_REGIONS)
+        if int((item["regions_t2w"] == row + 1).sum()) > 20 and bool((item["zones"] == cohort.IGNORE).any())
+    )  # fmt: skip
     drawn, cut = item["regions_t2w"], item["zones"] == cohort.IGNORE
     region = drawn == row + 1
     nothing = (drawn == 0) & ~cut
     # each attribute's first value: what a candidate is read as is the rules' business
     p = {a.id: [1.0] + [0.0] * (len(a.values) - 1) for a in net.spec.attributes}
     facts = {"peak": 0.7, "zone": "PZ", "p": p}
-    masks = [region, nothing, cut, region | nothing]
-    candidates = tuple(cohort.Candidate(m, 0.4, facts) for m in masks)
+    grazed = nothing.clone()
+    grazed.flatten()[int(region.flatten().nonzero()[0])] = True
+    shown = tuple(cohort.Candidate(m, 0.4, facts) for m in (region, nothing, cut, grazed))
     rows = {k: dict[str, Any]() for k in range(len(item["labels"])) if bool((item["labels"][k] >= 0).any())}
     blank = torch.zeros(FINE.shape)
-    told = cohort._candidates(cohort.Prediction(blank, blank, candidates, rows), item, net)
-    assert cut.any()
+    told = cohort._reported(cohort.Prediction(blank, blank, (), rows, shown=shown), item, net)
     assert len(told) == 3, "what lies in cut slices is left out"
-    assert told[0]["of"] == {"row": row, "category": int(item["category"][row])}
-    assert [c["nothing"] for c in told] == [False, True, False]
-    assert told[1]["of"] is told[2]["of"] is None
-    volume = float(region.sum()) * float(np.prod(FINE.spacing)) / 1000
-    assert told[0]["ml"] == pytest.approx(volume, abs=1e-4)
+    assert [c["of"] for c in told] == [[row], [], []]
+    assert [c["nothing"] for c in told] == [False, True, True], "a voxel of a region makes it none"
     read = {a.id: a.values[0] for a in net.spec.attributes}
     size = cohort.feret_in_plane(cohort._volume(region)).mm
-    assert told[0]["category"] == rules.overall(
-        "PZ", rules.t2w_score("PZ", read, size), rules.dwi_score(read, size), "X"
-    )
+    by_rule = rules.overall("PZ", rules.t2w_score("PZ", read, size), rules.dwi_score(read, size), "X")
+    assert told[0]["category"] == by_rule
     one = cohort.Candidate(region, 0.4, facts | {"p": {"t2.pattern": p["t2.pattern"]}})
-    assert cohort._candidates(cohort.Prediction(blank, blank, (one,), rows), item, net)[0]["category"] == "X"
+    assert cohort.category_of(one, net) == "X"
 
 
-def test_what_is_reported_is_the_bundle_s_rule() -> None:
-    thresholds = {"lesion_peak": 0.4, "suspicion": 0.5, "min_volume_ml": 0.1}
-    shown = {"peak": 0.6, "suspicion": 0.7, "category": 2, "ml": 0.3, "of": {"row": 0, "category": 5}, "nothing": False}
-    candidates = [
-        shown, shown | {"suspicion": 0.1, "category": 3, "of": None, "nothing": True},
-        shown | {"suspicion": 0.1}, shown | {"suspicion": 0.1, "category": "X"}, shown | {"peak": 0.3},
-        shown | {"ml": 0.05}, shown | {"category": "X", "of": {"row": 1, "category": 2}},
-    ]  # fmt: skip
-    regions = [{"row": 0, "category": 5}, {"row": 1, "category": 2}, {"row": 2, "category": 4}]
-    one, none = {"candidates": candidates, "regions": regions}, {"candidates": [], "regions": regions[:1]}
-    assert summary.reported(one, thresholds) == [candidates[0], candidates[1], candidates[6]]
+def test_of_what_is_reported_regions_are_counted() -> None:
+    def said(*of: int, nothing: bool = False) -> dict[str, Any]:
+        return {"suspicion": 0.5, "category": 4, "of": list(of), "nothing": nothing}
+
+    regions = [{"row": k, "category": c, "cut": k == 3} for k, c in enumerate((5, 2, 4, 4))]
+    one = {"reported": [said(0, 1), said(nothing=True), said()], "regions": regions}
+    none = {"reported": [], "regions": regions[:1]}
     both = np.arange(2)
-    assert summary.reported_of_nothing([one, none], thresholds)(both) == 0.5
-    assert summary.found_by_report([one, none], thresholds, (4, 5))(both) == pytest.approx(1 / 3)
-    assert summary.found_by_report([one, none], thresholds, (1, 2))(both) == 1.0
-    assert np.isnan(summary.found_by_report([one, none], thresholds, (3,))(both))
+    assert summary.reported([one, none])(both) == 1.5
+    assert summary.reported([one, none], of_nothing=True)(both) == 0.5
+    assert summary.shown_share([one, none], (4, 5))(both) == pytest.approx(1 / 3), "one that is cut does not count"
+    assert summary.shown_share([one, none], (1, 2))(both) == 1.0
+    assert np.isnan(summary.shown_share([one, none], (3,))(both))
+
+
+def test_without_thresholds_nothing_is_said_of_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    coarse_grids.exchange(monkeypatch)
+    net = tiny_network()
+    item = SimulatedSet(sample_bank(), net.spec, SEED, 1, first=4)[0]
+    assert cohort.ConceptPredictor(net).predict(item).shown is None
+    everything = {"lesion_peak": 0.0, "min_volume_ml": 0.0, "suspicion": 0.0}
+    shown = cohort.ConceptPredictor(net, thresholds=everything).predict(item).shown
+    none = cohort.ConceptPredictor(net, thresholds=everything | {"lesion_peak": 1.0}).predict(item).shown
+    assert shown
+    assert none == ()
 
 
 def test_without_a_lesion_there_is_no_precision_and_no_crash() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, pairwise
+from typing import Literal
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from MedRationaleLogic.inference.lesions import MAX_CANDIDATES, PEAK_SHARE, Candidate, extract
+from MedRationaleLogic.inference.lesions import MAX_CANDIDATES, PEAK_SHARE, Candidate, extract, is_reported
 
 SHAPE = (10, 36, 40)
 EVERYWHERE = np.ones(SHAPE, dtype=bool)
@@ -29,6 +30,20 @@ def found(
     probability: NDArray[np.float32], gland: NDArray[np.bool_] = EVERYWHERE, min_peak: float = 0.1, ml: float = 0.0
 ) -> tuple[Candidate, ...]:
     return extract(probability, gland, 1.7, min_peak=min_peak, min_volume_ml=ml)
+
+
+@pytest.mark.parametrize(
+    ("suspicion", "category", "shown"),
+    [(0.6, 1, True), (0.5, "X", True), (0.49, "X", False), (0.49, 2, False), (0.2, 3, True), (0.19, 3, False),
+     (0.0, 4, True), (0.0, 5, True)],
+)  # fmt: skip
+def test_what_is_reported_hangs_on_suspicion_and_category(
+    suspicion: float, category: int | Literal["X"], shown: bool
+) -> None:
+    thresholds = {"suspicion": 0.5, "equivocal": 0.2}
+    assert is_reported(suspicion, category, thresholds) is shown
+    # a bundle that does not have it reports whatever is read as 3
+    assert is_reported(suspicion, category, {"suspicion": 0.5}) is (shown or category == 3)
 
 
 def test_a_candidate_is_what_is_above_a_share_of_its_peak() -> None:

@@ -12,7 +12,10 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,7 +59,7 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("tiny")).path
+    return tiny_bundle(tmp_path_factory.mktemp("tiny"), thresholds={"equivocal": 0.2}).path
 
 
 def short(ten: Path, tiny: Path, output: Path, **changes: Any) -> Settings:
@@ -93,6 +96,8 @@ def test_ten_studies_give_a_bundle_that_is_listed_at_once(
     assert found.manifest.training["init"] == bundles.read(tiny).manifest.sha256
     assert found.manifest.results["validation"]["studies"] >= 1
     assert found.network() is not None
+    assert found.manifest.thresholds["equivocal"] == 0.2, "not measured here: that of --init"
+    assert set(found.manifest.calibration) == set(bundles.read(tiny).manifest.calibration)
     before, after = bundles.read(tiny).network().state_dict(), found.network().state_dict()
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert sorted(p.name for p in (run / "figures").iterdir()) == ["epoch-001.png", "epoch-002.png"]
@@ -166,6 +171,10 @@ def test_with_patience_a_run_is_resumed_given_more_epochs_and_not_trained_on_onc
 ) -> None:
     run = tmp_path / "run"
     usual = fit._trainer
+    rising = count(
+        1
+    )  # as it is, the second epoch is now better, now worse than the first, by the processor's arithmetic
+    monkeypatch.setattr(fit.SegmentationScore, "of", lambda *_: {"gland": next(rising) / 1000})
 
     def interrupted(*arguments: Any) -> Any:
         trainer = usual(*arguments)
@@ -304,6 +313,17 @@ def test_a_triple_is_read_once_and_cached(ten: Path, tmp_path: Path, monkeypatch
     monkeypatch.undo()
     next((tmp_path / "cache").iterdir()).write_bytes(b"damaged")
     assert torch.equal(cases[0].zones, first.zones)
+
+
+def test_a_triple_with_more_regions_than_a_study_holds_is_a_named_error(
+    ten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triple = TripleSet(ten)[0]
+    document = triple.document()
+    many = replace(document, regions=(document.regions or (SimpleNamespace(),))[:1] * 7)
+    monkeypatch.setattr(type(triple), "document", lambda _: many)
+    with pytest.raises(TripleError, match=rf"{triple.id}: 7 regions, at most 6"):
+        wide_case(triple)
 
 
 def test_what_is_unknown_is_not_trained(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def test_the_fit_ranks_by_whatever_tells_and_the_residual_stays_small(net: Ratio
     assert facts["positive"] == int(positive.sum())
     assert facts["residual_share_median"] <= suspicion.SHARE or facts["residual_limit"] == suspicion.LIMITS[0]
     assert net.spec.residual_limit == facts["residual_limit"]
+    for region, logit in zip(regions[:20], said(net, regions[:20]), strict=True):
+        assert suspicion.of(net, region) == pytest.approx(float(torch.sigmoid(logit)), abs=1e-4)
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, untouched[k])}
     assert changed == {"suspicion_weight", "suspicion_bias", "trunk.residual.weight", "trunk.residual.bias"}
 

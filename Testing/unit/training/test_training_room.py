@@ -26,7 +26,7 @@ from MedRationaleLogic.imaging.volume import Geometry
 from MedRationaleLogic.inference.explainer import _theta
 from MedRationaleLogic.model import bundle
 from MedRationaleLogic.model.grids import COARSE, DIFFUSION, FINE, SEQUENCES, GridSpec
-from MedRationaleLogic.model.network import NetworkSpec
+from MedRationaleLogic.model.network import NetworkSpec, RationaleNet
 from MedRationaleLogic.model.pooling import EXTENTS
 from MedRationaleLogic.model.text import load_cached
 from MedRationaleLogic.simulation.labels import LabelBank
@@ -36,6 +36,7 @@ from MedRationaleLogic.training import run, ship
 from MedRationaleLogic.training.data import IGNORE, ROWS, Item, SimulatedSet, theta
 from MedRationaleLogic.training.losses import attribute_loss, gland_loss, lesion_loss, zone_loss
 from MedRationaleLogic.training.module import RationaleTask
+from MedRationaleLogic.training.readings import Sample
 from Testing.bundle_factory import tiny_spec
 from Testing.unit.training import coarse_grids
 
@@ -399,22 +400,45 @@ def test_conspicuity_is_fitted_before_a_bundle_is_written(
 
 
 def test_the_last_stage_of_a_bundle_can_be_fitted_once_more(
-    trained: dict[str, Any], coarse: None, tmp_path: Path
+    trained: dict[str, Any], coarse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maps = sample_bank()
     first = ship.ship(
         trained["path"], maps, tmp_path / "tiny-0.0.4", name="tiny", version="0.0.4", studies=1, training={"steps": 2}
     )
+    told = json.loads((tmp_path / "tiny-0.0.4" / "manifest.json").read_text(encoding="utf-8"))
+    told["licence"] = "of a test"
+    told["training"]["validation_as_met"] = "of the bundle before"
+    (tmp_path / "tiny-0.0.4" / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
+    first_half, second_half = set[int](), set[int]()
+    calibrated, judged = ship.calibrate_as_met, ship.as_met
+
+    def calibrate(net: RationaleNet, samples: list[Sample]) -> dict[str, float]:
+        if len({s.study for s in samples}) < 4:  # not the four that suspicion is fitted to
+            first_half.update(s.study for s in samples)
+        return calibrated(net, samples)
+
+    def judge(net: RationaleNet, samples: list[Sample], calibration: dict[str, float]) -> dict[str, dict[str, Any]]:
+        second_half.update(s.study for s in samples)
+        return judged(net, samples, calibration)
+
+    monkeypatch.setattr(ship, "calibrate_as_met", calibrate)
+    monkeypatch.setattr(ship, "as_met", judge)
     made = ship.ship(
-        tmp_path / "tiny-0.0.4", maps, tmp_path / "tiny-0.0.5", name="tiny", version="0.0.5", studies=2, training={},
-        ranking=SimulatedSet(maps, tiny_spec(), SEED, 4),
+        tmp_path / "tiny-0.0.4", maps, tmp_path / "tiny-0.0.5", name="tiny", version="0.0.5", studies=6,
+        training={"stages": [{"command": "again"}]}, ranking=SimulatedSet(maps, tiny_spec(), SEED, 4),
     )  # fmt: skip
     facts = made.manifest.training
     assert facts["steps"] == 2
-    assert facts["stages"] == [{"bundle": "tiny-0.0.4", "sha256": first.manifest.sha256}]
+    assert facts["stages"] == [{"bundle": "tiny-0.0.4", "sha256": first.manifest.sha256}, {"command": "again"}]
     assert facts["readings"]["studies"] == 4
     assert facts["validation_as_met"]["drawn"]["readings"] > 0
     assert set(made.manifest.calibration) == {a.id for a in tiny_spec().attributes}
+    assert first_half
+    assert max(first_half) < min(second_half), "no study gives both"
+    assert facts["temperatures"]["studies"] == min(second_half)
+    assert made.manifest.licence == "of a test"
+    assert "conspicuity" not in facts
     old, new = first.network().state_dict(), bundle.read(tmp_path / "tiny-0.0.5").network().state_dict()
     changed = {name for name, value in new.items() if not torch.equal(value, old[name])}
     fitted = (".placed.", ".attention.", ".together.", "suspicion_", "trunk.residual.")
@@ -422,6 +446,30 @@ def test_the_last_stage_of_a_bundle_can_be_fitted_once_more(
     assert all(any(part in name for part in fitted) for name in changed), "masks and maps stay to the bit"
     with pytest.raises(bundle.BundleError, match="manifest"):
         ship.load_network(tmp_path)
+    with pytest.raises(ValueError, match="1 validation studies are too few"):
+        ship.ship(
+            tmp_path / "tiny-0.0.4", maps, tmp_path / "tiny-0.0.6", name="tiny", version="0.0.6", studies=1,
+            training={}, ranking=SimulatedSet(maps, tiny_spec(), SEED, 4),
+        )  # fmt: skip
+    assert not (tmp_path / "tiny-0.0.6").exists()
+
+
+def test_one_of_category_3_is_reported_from_what_most_such_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = RationaleTask(tiny_spec().to_dict(), load_cached()).net.eval()
+    said = iter([0.5, 0.1, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(ship.suspicion, "of", lambda _net, judged: next(said) if judged.positive else 0.0)
+    monkeypatch.setattr(ship, "_longest_in_plane", lambda _region: 9.0)
+    monkeypatch.setattr(ship.rules, "overall", lambda *_: 3)
+    region = SimpleNamespace()
+    looks = {"t2w": (torch.zeros(1), region)}
+    monkeypatch.setattr(
+        ship.readings, "read", lambda _net, _s, _v: {a.id: torch.zeros(len(a.values)) for a in net.spec.attributes}
+    )
+    one = Sample(0, looks, torch.zeros(10), 0, {7: 0.0}, True, "candidate", peak=0.6)  # type: ignore[arg-type]
+    nothing = replace(one, positive=False, normal=True)
+    others = [nothing, replace(one, peak=0.1), replace(one, outline="drawn"), replace(one, lesions={3: 0.0})]
+    assert ship._threshold_of_equivocal(net, [*others, *[one] * 5], {}, 0.4) == {"equivocal": 0.2}, "four of the five"
+    assert ship._threshold_of_equivocal(net, others, {}, 0.4) == {}
 
 
 class _Numbers(Dataset[Any]):
@@ -663,6 +711,12 @@ def test_cases_of_folds_that_are_not_measured_now_are_taken_over(tmp_path: Path)
     others = real.taken_over(file, ["A", "shipped"])
     assert others == [rows[1]]
     assert real.in_order([rows[2], *others, rows[3], rows[0]]) == [rows[0], rows[1], rows[3], rows[2]]
+    page = real.to_markdown(rows, real.summary(rows), "python -m something", others=["B", "shipped"])
+    assert "Rows of fold B and the shipped bundle were taken over from the page before" in page
+    assert "taken over" not in real.to_markdown(rows, real.summary(rows), "python -m something")
+    file.write_text(json.dumps({"cases": [asdict(replace(rows[0], group="ct"))]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="a is of group ct, fold A, which there is not"):
+        real.taken_over(file, [])
     file.write_text('{"cases": [{"case": "a"}]}', encoding="utf-8")
     for wrong in (file, tmp_path / "none.json"):
         with pytest.raises(ValueError, match=f"{wrong.name} is not the JSON of an earlier page"):
