@@ -443,12 +443,12 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
         ValueError: the checkpoint's weights are not those of its network, or there are too few validation studies.
     """
     net = load_network(checkpoint)
-    licence = LICENCE
+    licence, told = LICENCE, dict[str, float]()
     if checkpoint.is_dir():
-        before = _facts_of(checkpoint)
+        before, old = _facts_of(checkpoint), bundle.read(checkpoint).manifest
         stages = [*before["stages"], *training.get("stages", [])]
         training = before | training | {"stages": stages}
-        licence = bundle.read(checkpoint).manifest.licence
+        licence, told = old.licence, {k: v for k, v in old.thresholds.items() if k == "equivocal"}
     if looked_at is not None and net.spec.tower:
         training = training | {"conspicuity": conspicuity.fit(net, looked_at, len(looked_at) // 2)}  # type: ignore[arg-type]
     if ranking is not None and net.spec.tower:
@@ -471,7 +471,7 @@ def ship(checkpoint: Path, bank: LabelBank, folder: Path, *, name: str, version:
             "validation_as_met": as_met(net, second, calibration),
         }
     else:
-        calibration, told = calibrate(seen), {}
+        calibration = calibrate(seen)
     thresholds, figures = summarise(net, seen, calibration)
     thresholds |= told
     manifest = bundle.Manifest(
