@@ -67,6 +67,7 @@ def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) 
     assert "another calibration, weights" in again.output + str(again.exception)
     for output in ("bundle", "checkpoint"):
         table = room.table(output)
+        assert table["reported regions, a study"]["values"].keys() == {summary.OURS}
         # the same weights as ours: the same masks and readings
         for name in ("gland DSC", "attribute AUROC, macro, on drawn regions"):
             assert table[name]["differences"][summary.TWIN]["value"] == 0.0
@@ -86,6 +87,11 @@ def test_a_twin_is_a_bundle_or_a_checkpoint_and_stands_in_the_table(room: Room) 
     again = room.evaluate(output="bundle")
     assert isinstance(again.exception, CohortError)
     assert "another calibration;" in str(again.exception)
+    # what is reported hangs on the thresholds
+    manifest.write_text(json.dumps(data | {"thresholds": data["thresholds"] | {"equivocal": 0.9}}), encoding="utf-8")
+    again = room.evaluate(output="bundle")
+    assert isinstance(again.exception, CohortError)
+    assert "another thresholds;" in str(again.exception)
 
 
 def test_a_cohort_of_another_generator_is_refused(room: Room) -> None:
