@@ -31,7 +31,7 @@ from MedRationaleLogic.training.data import IGNORE, ROWS, Item, to_stem
 from MedRationaleLogic.training.outlines import NOTHING
 from MedRationaleLogic.training.spread import spread
 
-#: Grows when a figure of a record changes its meaning: records of before are not gone on with. Of any model, and of one
+#: Grow when a figure of a record changes its meaning: records of before are not gone on with. The second is of models
 #: with concepts.
 RECORDS, OF_CONCEPTS = 2, 3
 #: IoU from which on a candidate is one of a drawn region, as picai_eval has it.
@@ -277,7 +277,7 @@ def _concepts(prediction: Prediction, item: Item, net: RationaleNet) -> dict[str
         mine["diameter"] = round(feret_in_plane(_volume(mask)).mm, 2)
         overlap = [(int((c.mask & mask).sum()) / max(1, int((c.mask | mask).sum())), c) for c in prediction.candidates]
         best = max(overlap, key=lambda pair: pair[0], default=None)
-        if best is not None and best[0] >= 0.1:
+        if best is not None and best[0] >= HIT:
             mine["matched"] = {"overlap": best[0], "p": best[1].facts.get("p", {})}
         extents: list[dict[str, Any]] = []
         means: dict[str, list[float]] = {}
@@ -334,8 +334,7 @@ def category_of(candidate: Candidate, net: RationaleNet) -> int | Literal["X"]:
             if a.id in candidate.facts["p"]}  # fmt: skip
     if len(read) < len(net.spec.attributes):
         return "X"
-    zone, size = candidate.facts["zone"], feret_in_plane(_volume(candidate.mask)).mm
-    return int(rules.overall(zone, rules.t2w_score(zone, read, size), rules.dwi_score(read, size), "X"))
+    return int(rules.biparametric(candidate.facts["zone"], read, feret_in_plane(_volume(candidate.mask)).mm))
 
 
 def _control(item: Item, row: int, sequence: str, control: Tensor) -> dict[str, float]:

@@ -31,7 +31,7 @@ from MedRationaleLogic.resources import resource_path
 ROAD = (
     "All models read crops that are centred on the gland, as in training: finding the gland, zooming in on it and "
     "cleaning its outline are not part of these figures. "
-    "*Reported* is what the bundle's thresholds and the rules make of candidates in these crops."
+    "Reported is what the bundle's thresholds and the rules make of candidates in these crops."
 )
 
 

@@ -302,10 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folds = dict(str(text).partition("=")[::2] for text in args.fold)
     if unknown := sorted(set(folds) - {"A", "B"}):
         parser.error(f"there is no fold {', '.join(unknown)}; the folds are A and B")
-    measured = [*folds, *(["shipped"] if args.shipped else [])]
-    others = (
-        taken_over(args.others, measured) if args.others else []
-    )  # read before the work: a wrong file is told first
+    measured = [*folds, *([SHIPPED] if args.shipped else [])]
+    # read before the work: a wrong file is told first
+    others = taken_over(args.others, measured) if args.others else []
     now = run_all(args.data, folds, args.shipped)
     others = [case for case in others if case.case not in {r.case for r in now}]
     results = in_order([*now, *others])
@@ -314,7 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m MedRationaleLogic.evaluation.real --data DATA",
         *(f"--fold {k}={Path(v).name}" for k, v in folds.items()),
         *([f"--shipped {Path(args.shipped).name}"] if args.shipped else []),
-        *([f"--others {args.others.as_posix()}"] if args.others else []), f"--output {args.output.as_posix()}",
+        *([f"--others {args.others.as_posix()}"] if args.others else []), *(["--remark '...'"] if args.remark else []),
+        f"--output {args.output.as_posix()}",
     ])  # fmt: skip
     args.output.write_text(
         to_markdown(results, totals, command, args.remark, sorted({r.fold for r in others})), encoding="utf-8"

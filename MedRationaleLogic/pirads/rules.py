@@ -530,6 +530,20 @@ def overall(zone: Zone, t2w: Score, dwi: Score, dce: Dce = "X") -> Score:
     return overall_rule(zone, t2w, dwi, dce).score
 
 
+def biparametric(zone: Zone, values: Mapping[str, str], size_mm: float) -> Score:
+    """The category that a lesion's values lead to without DCE.
+
+    Args:
+        zone: PZ or TZ.
+        values: attribute id -> value, of T2W, ADC and high-b.
+        size_mm: greatest dimension.
+
+    Raises:
+        ValueError: there is no value of T2W, ADC or high-b, one is unknown, or the size is no length.
+    """
+    return overall(zone, t2w_score(zone, values, size_mm), dwi_score(values, size_mm), "X")
+
+
 def overall_rule(zone: Zone, t2w: Score, dwi: Score, dce: Dce = "X") -> RuleMatch:
     """The PI-RADS v2.1 category of a lesion and the rule that gave it.
 

@@ -398,9 +398,7 @@ def _threshold_of_equivocal(
             continue
         read = {a: attributes[a][int(x.argmax())] for a, x in p.items()}
         zone: rules.Zone = "PZ" if s.zone == 0 else "TZ"
-        size = _longest_in_plane(s.looks["t2w"][1])
-        category = rules.overall(zone, rules.t2w_score(zone, read, size), rules.dwi_score(read, size), "X")
-        if category == 3:
+        if rules.biparametric(zone, read, _longest_in_plane(s.looks["t2w"][1])) == 3:
             lesion = s.lesions[readings.WHOLE]
             judged = suspicion.Judged(s.zone, readings.WHOLE, p, lesion, positive=bool(s.positive), drawn=False)
             found.append(suspicion.of(net, judged))

@@ -473,6 +473,14 @@ def test_candidates_of_low_suspicion_are_told(
     assert len(said) > 0
     assert all("under 2.00 and category" in d.reason for d in said)
 
+    thresholds = {**strict.manifest.thresholds, "equivocal": 1.5}
+    stricter = replace(eager, manifest=replace(eager.manifest, thresholds=thresholds))
+    explanation = Explainer(stricter, "cpu", "float32").explain(study)
+    assert all(x.category in (4, 5) for x in explanation.lesions)
+    said = [d for d in explanation.dropped if d.reason.startswith("not reported: suspicion")]
+    assert len(said) == len(before.lesions) - len(explanation.lesions)
+    assert all(("under 1.50 and category 3" in d.reason) == ("category 3" in d.reason) for d in said)
+
 
 def test_no_candidate_gives_a_negative_result_with_maps(
     explainer: Explainer, opened: Opened, study: Study, monkeypatch: pytest.MonkeyPatch

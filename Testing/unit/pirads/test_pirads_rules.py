@@ -312,6 +312,18 @@ def test_dwi_agrees_with_the_plain_transcription_on_every_combination() -> None:
             assert rules.dwi_score(dwi(a, ap, h, hp), size) == plain_dwi(a, ap, h, hp, size)
 
 
+@pytest.mark.parametrize(
+    ("zone", "size", "category"), [("PZ", 14.9, 4), ("PZ", 15.0, 5), ("TZ", 14.9, 3), ("TZ", 15.0, 4)]
+)
+def test_the_category_without_dce_is_that_of_both_scores(zone: rules.Zone, size: float, category: int) -> None:
+    # heterogeneous with obscured margins: T2W 3 in the TZ; a marked focus: DWI 4, from 15 mm on 5, which raises TZ
+    # 3 to 4 and decides in the PZ (PI-RADS v2.1)
+    values = t2("focal", "mild_hypo", "heterogeneous", "obscured") | dwi("marked", "focal", "marked", "focal")
+    t2w, diffusion = rules.t2w_score(zone, values, size), rules.dwi_score(values, size)
+    assert rules.biparametric(zone, values, size) == rules.overall(zone, t2w, diffusion, "X")
+    assert rules.biparametric(zone, values, size) == category
+
+
 def test_missing_attributes_meet_no_requirement() -> None:
     assert rules.t2w_score("PZ", {"t2.pattern": "linear"}, 9.0) == 2
     assert rules.t2w_score("TZ", {"t2.pattern": "focal"}, 9.0) == 3

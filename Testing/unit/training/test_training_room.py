@@ -459,7 +459,7 @@ def test_one_of_category_3_is_reported_from_what_most_such_have(monkeypatch: pyt
     said = iter([0.5, 0.1, 0.2, 0.3, 0.4])
     monkeypatch.setattr(ship.suspicion, "of", lambda _net, judged: next(said) if judged.positive else 0.0)
     monkeypatch.setattr(ship, "_longest_in_plane", lambda _region: 9.0)
-    monkeypatch.setattr(ship.rules, "overall", lambda *_: 3)
+    monkeypatch.setattr(ship.rules, "biparametric", lambda *_: 3)
     region = SimpleNamespace()
     looks = {"t2w": (torch.zeros(1), region)}
     monkeypatch.setattr(
